@@ -1,0 +1,52 @@
+.DEFAULT_GOAL := help
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup venv quickstart test unit integration lint docs bench lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## install the operating system's packages and the virtual environment
+	./scripts/setup-os.sh
+	$(MAKE) --no-print-directory venv
+
+venv: $(BIN)/.installed ## make the virtual environment only
+
+$(BIN)/.installed: pyproject.toml requirements.lock
+	./scripts/setup-venv.sh $(VENV) $(PYTHON)
+	@touch $@
+
+quickstart: setup ## bare machine to attested TD
+	$(BIN)/tdxctl quickstart $(ARGS)
+
+test: setup ## lint is separate; this runs every test
+	$(BIN)/pytest tests/unit -n auto
+	$(BIN)/pytest tests/integration -m "not slow"
+
+unit: venv ## unit tests only
+	$(BIN)/pytest tests/unit -n auto
+
+integration: setup ## tests that boot TDs
+	$(BIN)/pytest tests/integration -m "not slow"
+
+lint: venv ## ruff, mypy, pyright, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+docs: venv ## build the documentation into docs/_build
+	$(BIN)/sphinx-build -W -b html docs docs/_build
+
+bench: setup ## benchmarks; figures are printed
+	$(BIN)/python -m benchmarks
+
+lock: ## write requirements.lock anew from pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev --group docs pyproject.toml -o requirements.lock
+
+clean: ## remove what was built in this checkout
+	rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""The command ``tdxctl``: the only place that prints, exits or reads argv."""

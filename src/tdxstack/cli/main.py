@@ -1,0 +1,74 @@
+"""``tdxctl``: finds the noun's module, parses, runs, and turns errors into text and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from tdxstack import __version__
+from tdxstack.cli import output
+from tdxstack.errors import ExitCode, TdxStackError
+
+#: noun -> (module under tdxstack.cli.commands, one line of help), in the order of ``tdxctl --help``.
+NOUNS: dict[str, tuple[str, str]] = {}
+
+DESCRIPTION = "From a bare machine to an attested Intel TDX trust domain (TD)."
+EPILOG = """exit status: 0 done, 1 failed, 2 usage, 3 evidence rejected, 4 platform missing or unsupported,
+5 collateral or network, 130 interrupted. Data goes to stdout, talk to stderr; reading verbs take --json."""
+
+
+def load_noun(noun: str, parser: argparse.ArgumentParser) -> None:
+    """Let the noun's module add its verbs and options to ``parser``."""
+    module = importlib.import_module(f"tdxstack.cli.commands.{NOUNS[noun][0]}")
+    module.add_parser(parser)
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser, with the verbs of one noun, or of all if ``only`` is None."""
+    formatter = output.help_formatter()
+    parser = argparse.ArgumentParser(prog="tdxctl", description=DESCRIPTION, epilog=EPILOG, formatter_class=formatter)
+    parser.add_argument("--version", action="version", version=f"tdxctl {__version__}")
+    nouns = parser.add_subparsers(dest="noun", metavar="NOUN", required=True)
+    for noun, (_, text) in NOUNS.items():
+        child = nouns.add_parser(noun, help=text, description=text, formatter_class=formatter)
+        if only is None or noun == only:
+            load_noun(noun, child)
+    return parser
+
+
+def _wanted_noun(argv: Sequence[str]) -> str:
+    return next((word for word in argv if not word.startswith("-")), "")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit status; never raises for an error of the user's."""
+    try:
+        arguments = build_parser(_wanted_noun(argv)).parse_args(list(argv))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        return int(arguments.run(arguments))
+    except TdxStackError as error:
+        output.failure(error, as_json=bool(getattr(arguments, "json", False)))
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        output.say("interrupted")
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.FAILED)
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def entry() -> NoReturn:
+    """Entry point of the ``tdxctl`` script. SIGTERM is handled like Ctrl-C, so that clean-up runs."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(main(sys.argv[1:]))

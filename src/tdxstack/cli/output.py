@@ -1,0 +1,79 @@
+"""Data on stdout, talk on stderr, one JSON document where ``--json`` is given."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from tdxstack.errors import TdxStackError
+
+
+def help_formatter() -> Any:
+    """rich-argparse on a terminal, argparse's own elsewhere (and in a guest, which has no rich)."""
+    if colour(sys.stdout):
+        try:
+            from rich_argparse import RichHelpFormatter
+        except ImportError:
+            pass
+        else:
+            return RichHelpFormatter
+    return argparse.HelpFormatter
+
+
+def colour(stream: TextIO) -> bool:
+    """Whether to colour ``stream``: a terminal, and NO_COLOR not set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--json`` on a reading verb."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def document(kind: str, body: Mapping[str, Any], *, version: int = 1) -> dict[str, Any]:
+    """A document with its schema's name first: ``{"schema": "tdxstack/<kind>/v1", ...}``."""
+    return {"schema": f"tdxstack/{kind}/v{version}", **body}
+
+
+def emit(args: argparse.Namespace, body: Mapping[str, Any], human: Callable[[], str]) -> None:
+    """Print ``body`` as JSON if ``--json`` was given, else the text that ``human()`` makes."""
+    if getattr(args, "json", False):
+        print(json.dumps(body, indent=2, ensure_ascii=False))
+    else:
+        text = human()
+        print(text, end="" if text.endswith("\n") else "\n")
+
+
+def raw(data: bytes) -> None:
+    """Write bytes to stdout."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def say(text: str) -> None:
+    """Talk: one line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def step(text: str) -> None:
+    """Progress of long work: one line per step."""
+    mark = "\033[36m==>\033[0m" if colour(sys.stderr) else "==>"
+    say(f"{mark} {text}")
+
+
+def failure(error: TdxStackError, *, as_json: bool) -> None:
+    """What went wrong and what to do next, on stderr (and as a document on stdout with ``--json``)."""
+    if as_json:
+        facts = {key: value for key, value in vars(error).items() if _plain(value)}
+        print(json.dumps(document("error", {"error": type(error).__name__, **facts}), indent=2))
+    say(f"tdxctl: {error.message if hasattr(error, 'message') else error}")
+    if error.hint:
+        say(f"  next: {error.hint}")
+
+
+def _plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)

@@ -1,0 +1,89 @@
+"""Files that are whole or absent: atomic writes, private directories, locks, digests."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tdxstack.errors import LockHeld, SystemFault
+
+
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part.
+
+    The data is on disk when this returns (fsync of file and directory).
+
+    Raises:
+        SystemFault: no space, no permission; no temporary file is left behind.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(payload)
+                stream.flush()
+                os.fchmod(stream.fileno(), mode)
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+    except OSError as error:
+        raise SystemFault(f"cannot write {path}: {error.strerror or error}", hint=_hint(error, path)) from error
+
+
+def _hint(error: OSError, path: Path) -> str | None:
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"free space on the file system of {path.parent} (df -h {path.parent})"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"check the permissions of {path.parent}, or set TDXSTACK_HOME to a directory of your own"
+    return None
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and unlinks in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def private_directory(path: Path) -> Path:
+    """Create a directory that only its owner may enter (0700), with its parents; return it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True, hint: str | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` (created if absent); the kernel frees it if we die.
+
+    Raises:
+        LockHeld: another process holds it and ``wait`` is false.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise LockHeld(str(path), hint=hint) from None
+        yield
+    finally:
+        os.close(descriptor)

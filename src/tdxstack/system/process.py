@@ -1,0 +1,125 @@
+"""One way to run a program: an argv list, an explicit timeout, and errors that hold the output."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tdxstack.errors import ProcessFailed, ProcessTimeout, ProgramMissing
+
+#: Debian package of each program that tdxstack starts, for the error's hint.
+PACKAGES: dict[str, str] = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "setpriv": "util-linux",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "scp": "openssh-client",
+    "swtpm": "swtpm",
+    "swtpm_setup": "swtpm-tools",
+    "mmdebstrap": "mmdebstrap",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a program left behind. Output is bytes; ``text`` decodes it leniently."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode(errors="replace")
+
+
+def find(program: str) -> str:
+    """Absolute path of ``program``.
+
+    Raises:
+        ProgramMissing: it is not on PATH (nor in the sbin directories).
+    """
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin:/usr/local/sbin")
+    if path is None:
+        name = Path(program).name
+        raise ProgramMissing(program, package=PACKAGES.get(name))
+    return path
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+    cwd: Path | None = None,
+    check: bool = True,
+) -> Completed:
+    """Run a program to its end and collect its output.
+
+    Args:
+        argv: program and arguments; never a shell string.
+        timeout: seconds until it is killed.
+        env: the whole environment, or None for the caller's.
+        stdin: bytes to feed; None means /dev/null.
+        check: raise when the status is not zero.
+
+    Raises:
+        ProgramMissing, ProcessFailed, ProcessTimeout
+    """
+    resolved = [find(argv[0]), *argv[1:]]
+    try:
+        done = subprocess.run(
+            resolved,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=timeout,
+            env=dict(env) if env is not None else None,
+            cwd=cwd,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ProcessTimeout(argv, timeout) from None
+    if check and done.returncode != 0:
+        output = (done.stderr or done.stdout).decode(errors="replace")
+        raise ProcessFailed(argv, done.returncode, output)
+    return Completed(tuple(argv), done.returncode, done.stdout, done.stderr)
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    stdin: int | IO[bytes] | None = None,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
+    die_with_parent: bool = True,
+    new_session: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start a long-lived program and return its handle; the caller owns it and must end it.
+
+    With ``die_with_parent`` the kernel kills the child when the thread that started it ends, so that a
+    killed supervisor leaves no orphan (``setpriv --pdeathsig KILL``). Call it from the main thread then.
+    """
+    resolved = [find(argv[0]), *argv[1:]]
+    if die_with_parent:
+        resolved = [find("setpriv"), "--pdeathsig", "KILL", "--", *resolved]
+    return subprocess.Popen(
+        resolved,
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=subprocess.DEVNULL if stdout is None else stdout,
+        stderr=subprocess.DEVNULL if stderr is None else stderr,
+        env=dict(env) if env is not None else None,
+        cwd=cwd,
+        pass_fds=tuple(pass_fds),
+        start_new_session=new_session,
+    )

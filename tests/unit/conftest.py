@@ -1,0 +1,32 @@
+"""Unit tests neither start programs nor touch the user's own state, unless they say so."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("unit", deadline=None, max_examples=60)
+settings.load_profile("unit")
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("processes"):
+        return
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError(f"a unit test starts a program: {args[:1]}; mark it 'processes'")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("TDXSTACK_HOME", str(home))
+    monkeypatch.setenv("TDXSTACK_RUNTIME", str(home / "run"))
+    return home
