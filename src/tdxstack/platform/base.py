@@ -1,0 +1,211 @@
+"""The two things a platform gives: TD sessions for the VM that carries a TD, and what a verifier needs.
+
+A platform is opened by name. ``tdx`` is this machine's TDX hardware; every other name is a software platform, a
+directory under :func:`tdxstack.system.paths.platforms`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntFlag, StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from tdxstack.errors import PlatformMissing, UsageError
+
+#: Name of the platform that is this machine's TDX hardware.
+HARDWARE = "tdx"
+#: Software platform that is used, and made on first use, when no other is named.
+DEFAULT_SOFTWARE = "software"
+
+#: Id of the virtio-serial bus that the VM provides for the channel's port.
+SERIAL_BUS = "serial0"
+
+MR_SIZE = 48
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+class PlatformKind(StrEnum):
+    """Silicon or its stand-in. The word ``software`` goes into everything that a software platform makes."""
+
+    SOFTWARE = "software"
+    TDX = "tdx"
+
+
+class TdAttributes(IntFlag):
+    """Bits of TD ATTRIBUTES (Intel TDX Module ABI specification, table ATTRIBUTES)."""
+
+    DEBUG = 1 << 0
+    SEPT_VE_DISABLE = 1 << 28
+    MIGRATABLE = 1 << 29
+    PKS = 1 << 30
+    KL = 1 << 31
+    PERFMON = 1 << 63
+
+
+#: XFAM of a TD that has x87, SSE, AVX, AVX-512, PKRU and AMX: what a Sapphire Rapids host gives its TDs.
+DEFAULT_XFAM = 0x61AE7
+
+
+@dataclass(frozen=True, slots=True)
+class TdParameters:
+    """What is fixed about a TD when it is created (TD_PARAMS) and what of its shape enters its measurements.
+
+    ``mrconfigid``, ``mrowner`` and ``mrownerconfig`` have 48 bytes; ``memory_bytes`` decides the TD HOB.
+
+    Raises:
+        UsageError: a register of another size, no memory or no vCPU.
+    """
+
+    memory_bytes: int
+    vcpus: int = 1
+    attributes: int = TdAttributes.SEPT_VE_DISABLE
+    xfam: int = DEFAULT_XFAM
+    mrconfigid: bytes = bytes(MR_SIZE)
+    mrowner: bytes = bytes(MR_SIZE)
+    mrownerconfig: bytes = bytes(MR_SIZE)
+
+    def __post_init__(self) -> None:
+        for name in ("mrconfigid", "mrowner", "mrownerconfig"):
+            if len(getattr(self, name)) != MR_SIZE:
+                raise UsageError(f"{name} has {len(getattr(self, name))} bytes, not {MR_SIZE}")
+        if self.memory_bytes <= 0 or self.vcpus <= 0:
+            raise UsageError("a TD needs memory and at least one vCPU")
+
+
+class TdSession(Protocol):
+    """What stands behind one running TD, from before its VM starts until after it ends.
+
+    Order of calls: ``start``, (start QEMU with the arguments), ``attach``, ..., ``close``. ``close`` may be called at
+    any time and more than once. None of it is bound to a thread; all coroutines run in one event loop.
+    """
+
+    def qemu_arguments(self) -> list[str]:
+        """The part of QEMU's argv that carries the TD. The bus ``serial0`` is the VM's to add."""
+        ...
+
+    def machine_properties(self) -> dict[str, str]:
+        """Properties for ``-machine``, e.g. ``confidential-guest-support``."""
+        ...
+
+    async def start(self) -> None:
+        """Bring up what QEMU connects to."""
+        ...
+
+    async def attach(self) -> None:
+        """Connect to the sockets that QEMU listens on; call when QEMU has started."""
+        ...
+
+    async def close(self) -> None:
+        """End all processes and tasks, remove all sockets."""
+        ...
+
+    async def wait_failed(self) -> str:
+        """End only when a part of the session has died; say which, in one line."""
+        ...
+
+    def registers(self) -> dict[str, str]:
+        """``mrtd``, ``rtmr0`` .. ``rtmr3`` in hex, as far as the host can know them (hardware: none)."""
+        ...
+
+
+class Platform(Protocol):
+    """A platform that can run TDs and say how their quotes are verified."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> PlatformKind: ...
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for people and JSON: SVNs, FMSPC, module version, validity of the collateral."""
+        ...
+
+    def session(self, name: str, parameters: TdParameters, firmware: bytes, run_dir: Path) -> TdSession:
+        """A session for TD ``name`` that boots ``firmware`` (a whole TDVF file); its sockets live in ``run_dir``."""
+        ...
+
+    def collateral(self) -> Mapping[str, str]:
+        """Verification collateral in the JSON shape that verifiers share (``tcb_info``, ``qe_identity``, ...)."""
+        ...
+
+    def trust_root(self) -> bytes:
+        """DER certificate to which the platform's quotes chain."""
+        ...
+
+
+def check_name(name: str) -> str:
+    """A name that is safe as a directory.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a name: use a-z, 0-9, '.', '_' and '-', at most 63, first a letter or digit"
+        )
+    return name
+
+
+def _open_software(name: str) -> Platform:
+    from tdxstack.platform.software.platform import SoftwarePlatform
+
+    return SoftwarePlatform.open(name)
+
+
+def _open_hardware(name: str) -> Platform:
+    from tdxstack.platform.linux_host import HardwarePlatform
+
+    return HardwarePlatform.open(name)
+
+
+_OPENERS: Mapping[PlatformKind, Callable[[str], Platform]] = {
+    PlatformKind.SOFTWARE: _open_software,
+    PlatformKind.TDX: _open_hardware,
+}
+
+
+def open_platform(name: str | None = None) -> Platform:
+    """Open a platform by name; None means TDX hardware if this host has it, else the default software platform.
+
+    The default software platform is made on first use.
+
+    Raises:
+        PlatformMissing: no such platform.
+    """
+    if name is None:
+        from tdxstack.platform.linux_host import probe
+
+        name = HARDWARE if probe().usable else DEFAULT_SOFTWARE
+    kind = PlatformKind.TDX if name == HARDWARE else PlatformKind.SOFTWARE
+    if name == DEFAULT_SOFTWARE:
+        from tdxstack.platform.software.platform import SoftwarePlatform
+
+        return SoftwarePlatform.open_or_create(name)
+    return _OPENERS[kind](name)
+
+
+def list_platforms() -> list[Platform]:
+    """All platforms of this machine: the hardware, if it is usable, then the software platforms by name."""
+    from tdxstack.platform.linux_host import probe
+    from tdxstack.platform.software.platform import SoftwarePlatform
+
+    found: list[Platform] = []
+    if probe().usable:
+        found.append(_open_hardware(HARDWARE))
+    for name in SoftwarePlatform.names():
+        try:
+            found.append(_open_software(name))
+        except PlatformMissing:
+            continue
+    return found
+
+
+def open_session(
+    platform: Platform, name: str, parameters: TdParameters, firmware: bytes, run_dir: Path
+) -> TdSession:
+    """A session for one TD on ``platform``; see :meth:`Platform.session`."""
+    return platform.session(name, parameters, firmware, run_dir)
