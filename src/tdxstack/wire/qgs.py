@@ -190,7 +190,21 @@ class GetCollateralResponse:
         major, minor = struct.unpack_from("<HH", data, HEADER_SIZE)
         padded = data.endswith(bytes(4)) and _declared(name, data, HEADER_SIZE + 4, 7) + 4 == len(data)
         parts = _split(name, data[:-4] if padded else data, HEADER_SIZE + 4, 7)
-        return cls(major, minor, *parts, header.error_code, 0 if padded else MINOR_VERSION)
+        crl_chain, root_crl, pck_crl, tcb_chain, tcb_info, qe_chain, qe_identity = parts
+        for_minor = 0 if padded else MINOR_VERSION
+        return cls(
+            major,
+            minor,
+            crl_chain,
+            root_crl,
+            pck_crl,
+            tcb_chain,
+            tcb_info,
+            qe_chain,
+            qe_identity,
+            header.error_code,
+            for_minor,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,10 +324,10 @@ def frame_length(prefix: bytes, *, limit: int = MAX_MESSAGE) -> int:
     """
     if len(prefix) < FRAME_SIZE:
         raise WireError("QGS_FRAME", "length", 0, f"{len(prefix)} bytes, a length has {FRAME_SIZE}")
-    (length,) = _FRAME.unpack_from(prefix)
+    length: int = _FRAME.unpack_from(prefix)[0]
     if not HEADER_SIZE <= length <= limit:
         raise WireError("QGS_FRAME", "length", 0, f"{length} is not within {HEADER_SIZE}..{limit}")
-    return int(length)
+    return length
 
 
 def unframe(data: bytes) -> bytes:

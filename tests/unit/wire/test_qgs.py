@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -61,9 +63,8 @@ def test_round_trip(message: Message) -> None:
 
 
 def test_collateral_for_minor_0_has_four_bytes_more() -> None:
-    parts = [bytes([n]) * n for n in range(1, 8)]
-    modern = GetCollateralResponse(3, 1, *parts)
-    old = GetCollateralResponse(3, 1, *parts, for_minor=0)
+    modern = GetCollateralResponse(3, 1, b"1", b"22", b"333", b"4444", b"55555", b"666666", b"7777777")
+    old = replace(modern, for_minor=0)
     assert len(old.to_bytes()) == len(modern.to_bytes()) + 4
     assert old.to_bytes()[16:-4] == modern.to_bytes()[16:]
 
@@ -132,7 +133,5 @@ def test_frame_length_limit() -> None:
 @given(st.binary(max_size=120), messages, st.integers(min_value=0, max_value=130))
 def test_only_wire_errors(noise: bytes, message: Message, at: int) -> None:
     for data in (noise, message.to_bytes()[:at] + noise):
-        try:
+        with contextlib.suppress(WireError):
             qgs.parse(data)
-        except WireError:
-            pass
