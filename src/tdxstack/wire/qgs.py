@@ -360,7 +360,8 @@ def _declared(structure: str, data: bytes, offset: int, count: int) -> int:
     start = offset + 4 * count
     if len(data) < start:
         raise WireError(structure, "sizes", offset, f"{count} sizes need {start} bytes, {len(data)} are there")
-    return start + sum(struct.unpack_from(f"<{count}I", data, offset))
+    sizes: tuple[int, ...] = struct.unpack_from(f"<{count}I", data, offset)
+    return start + sum(sizes)
 
 
 def _split(structure: str, data: bytes, offset: int, count: int) -> list[bytes]:
