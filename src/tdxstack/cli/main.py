@@ -15,7 +15,10 @@ from tdxstack.cli import output
 from tdxstack.errors import ExitCode, TdxStackError
 
 #: noun -> (module under tdxstack.cli.commands, one line of help), in the order of ``tdxctl --help``.
-NOUNS: dict[str, tuple[str, str]] = {}
+NOUNS: dict[str, tuple[str, str]] = {
+    "completion": ("completion", "print a shell completion script"),
+    "man": ("man", "print the manual page"),
+}
 
 DESCRIPTION = "From a bare machine to an attested Intel TDX trust domain (TD)."
 EPILOG = """exit status: 0 done, 1 failed, 2 usage, 3 evidence rejected, 4 platform missing or unsupported,

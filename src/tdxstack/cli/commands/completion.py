@@ -1,0 +1,25 @@
+"""``tdxctl completion``: shell completion, from the same declarations as the help."""
+
+from __future__ import annotations
+
+import argparse
+
+from tdxstack.cli import output
+from tdxstack.errors import ExitCode
+
+SHELLS = ("bash", "zsh", "tcsh")
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = 'bash: source <(tdxctl completion bash)    zsh: tdxctl completion zsh > "${fpath[1]}/_tdxctl"'
+    parser.add_argument("shell", choices=SHELLS, help="the shell to print a completion script for")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> ExitCode:
+    import shtab
+
+    from tdxstack.cli.main import build_parser
+
+    output.raw(shtab.complete(build_parser(), shell=args.shell).encode() + b"\n")
+    return ExitCode.DONE
