@@ -68,7 +68,7 @@ def test_old_qemu_is_not_enough(machine: Machine) -> None:
         ("E: Temporary failure resolving 'mirror.example'", "cannot be reached", "check the network"),
         ("dpkg: error: No space left on device", "the disk is full", "free about"),
         ("E: dpkg was interrupted, you must manually run", "was interrupted", "dpkg --configure -a"),
-        ("E: Unable to locate package swtpm", "do not have what is needed", "main component"),
+        ("E: Unable to locate package swtpm", "do not have what is needed", "add your distribution"),
         ("something nobody has seen", "apt-get failed", "read the lines above"),
     ],
 )
