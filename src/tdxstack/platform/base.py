@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import IntFlag, StrEnum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from tdxstack.errors import PlatformMissing, UsageError
+from tdxstack.wire.tdreport import TdAttributes
 
 #: Name of the platform that is this machine's TDX hardware.
 HARDWARE = "tdx"
@@ -32,17 +33,6 @@ class PlatformKind(StrEnum):
 
     SOFTWARE = "software"
     TDX = "tdx"
-
-
-class TdAttributes(IntFlag):
-    """Bits of TD ATTRIBUTES (Intel TDX Module ABI specification, table ATTRIBUTES)."""
-
-    DEBUG = 1 << 0
-    SEPT_VE_DISABLE = 1 << 28
-    MIGRATABLE = 1 << 29
-    PKS = 1 << 30
-    KL = 1 << 31
-    PERFMON = 1 << 63
 
 
 #: XFAM of a TD that has x87, SSE, AVX, AVX-512, PKRU and AMX: what a Sapphire Rapids host gives its TDs.

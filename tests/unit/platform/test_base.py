@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tdxstack.errors import PlatformMissing, UsageError
-from tdxstack.platform.base import TdAttributes, TdParameters, check_name
+from tdxstack.platform.base import TdParameters, check_name
 from tdxstack.platform.linux_host import HardwarePlatform, HardwareTdSession, probe
+from tdxstack.wire.tdreport import TdAttributes
 
 
 @pytest.mark.parametrize("name", ["a", "demo-1", "0x.y_z", "a" * 63])
