@@ -46,7 +46,7 @@ bench: setup ## benchmarks; figures are printed
 	$(BIN)/python -m benchmarks
 
 lock: ## write requirements.lock anew from pyproject.toml
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev --group docs pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra services --group dev --group docs pyproject.toml -o requirements.lock
 
 clean: ## remove what was built in this checkout
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache
