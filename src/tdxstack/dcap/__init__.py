@@ -1,0 +1,28 @@
+"""Quote verification and appraisal: ``(quote, collateral, roots, now) -> verdict``. Pure.
+
+::
+
+    verifier = Verifier(collateral=Collateral.from_json(text), roots=["intel"])
+    verification = verifier.verify(quote, now=1750330571)
+    verification.authentic, verification.status, verification.qvl, verification.launch_status
+
+The algorithm is that of Intel's Quote Verification Library 1.27, status for status.
+"""
+
+from tdxstack.dcap.collateral import Collateral
+from tdxstack.dcap.parallel import VerifierPool
+from tdxstack.dcap.status import QvlStatus, TcbStatus
+from tdxstack.dcap.verification import Qvl, Step, Supplemental, Verification
+from tdxstack.dcap.verifier import Verifier
+
+__all__ = [
+    "Collateral",
+    "Qvl",
+    "QvlStatus",
+    "Step",
+    "Supplemental",
+    "TcbStatus",
+    "Verification",
+    "Verifier",
+    "VerifierPool",
+]

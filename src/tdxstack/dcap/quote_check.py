@@ -1,0 +1,291 @@
+"""The steps of QVL's ``VerifyQuoteEx``, in two halves: what is the same for every quote of one quoting enclave, and
+the quote itself.
+
+A quoting enclave keeps its attestation key for long, so the first half (PCK certificate, QE report, attestation key,
+QE identity) is worth keeping: the :class:`Platform` of a quote is looked up by all the bytes it is made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tdxstack.dcap.certificate import Certificate, MissingExtensions, p256_key, verify_raw_p256
+from tdxstack.dcap.chain import Chain, Outcome
+from tdxstack.dcap.documents import Documents
+from tdxstack.dcap.enclave_identity import QE_ID, TD_QE_ID
+from tdxstack.dcap.sgx_extension import SgxExtension
+from tdxstack.dcap.status import STATUS_OF_TCB, QvlStatus, VerifyFault
+from tdxstack.dcap.tcb import TcbVerdict, judge
+from tdxstack.dcap.tcb_info import TDX_ID, TcbInfo
+from tdxstack.errors import WireError
+from tdxstack.wire.quote import (
+    INTEL_QE_VENDOR_ID,
+    CertificationData,
+    CertificationType,
+    QeCertification,
+    Quote,
+    TdReportBody,
+    TeeType,
+)
+from tdxstack.wire.sgx_report import SgxReportBody
+
+#: TCB verdicts kept for one platform; there are as many as TDX module versions under which its TDs were started.
+_VERDICTS_KEPT = 64
+#: Version 3 to 5 quotes are at least this long (QVL ``QUOTE_MIN_BYTE_LEN``).
+MIN_QUOTE_SIZE = 1020
+_PCK_CN = "SGX PCK Certificate"
+
+
+class QuoteStep(StrEnum):
+    """The steps of judging a quote, in order."""
+
+    FORMAT = "quote_format"
+    PCK = "pck_of_quote"
+    TCB_INFO_MATCH = "tcb_info_match"
+    TDX_MODULE = "tdx_module"
+    QE_REPORT_SIGNATURE = "qe_report_signature"
+    ATTESTATION_KEY = "attestation_key"
+    QE_IDENTITY = "qe_identity_match"
+    QUOTE_SIGNATURE = "quote_signature"
+    TCB = "tcb_level"
+
+
+class StepFault(VerifyFault):
+    """A fault at a known step."""
+
+    def __init__(self, step: QuoteStep, status: QvlStatus, detail: str) -> None:
+        super().__init__(status, detail)
+        self.step = step
+
+
+@dataclass(slots=True)
+class PckChain:
+    """A quote's PCK chain with the outcome of ``VerifyPCKCertificate``. ``chain`` is None if it cannot be read."""
+
+    chain: Chain | None
+    outcome: Outcome
+    #: Whether neither quote nor collateral holds one.
+    missing: bool = False
+
+    @property
+    def leaf(self) -> Certificate | None:
+        """The PCK certificate; where none has its name, the one that signs no other."""
+        if self.chain is None:
+            return None
+        return self.chain.pck or self.chain.topmost
+
+
+@dataclass(slots=True)
+class Platform:
+    """What is the same for all quotes of one quoting enclave.
+
+    ``first_fault`` stands before the TDX module's check in QVL's order, ``second_fault`` after it.
+    """
+
+    pck: PckChain
+    sgx: SgxExtension | None
+    first_fault: StepFault | None
+    second_fault: StepFault | None
+    attestation_key: ec.EllipticCurvePublicKey | None
+    qe_report: SgxReportBody
+    verdicts: dict[tuple[bytes | None, bytes | None], TcbVerdict | VerifyFault] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteOutcome:
+    """Result of ``VerifyQuoteEx``: ``step`` is where it ended, the last one if nothing failed."""
+
+    status: QvlStatus
+    step: QuoteStep
+    detail: str
+    verdict: TcbVerdict | None = None
+
+
+def certification_of(quote: Quote, raw: bytes) -> QeCertification:
+    """What certifies the attestation key. Raises StepFault for a form that QVL refuses. (``Quote::validate``)"""
+    if len(raw) < MIN_QUOTE_SIZE:
+        raise _format("size", f"{len(raw)} bytes, fewer than {MIN_QUOTE_SIZE}")
+    if quote.header.qe_vendor_id != INTEL_QE_VENDOR_ID:
+        raise _format("qe_vendor_id at offset 12", f"{quote.header.qe_vendor_id.hex()} is not Intel's")
+    outer = quote.signature.certification
+    if isinstance(outer, CertificationData):
+        raise _format("certification data", f"outer type {outer.type} where 6 belongs")
+    if not 1 <= outer.certification.type <= 5:
+        raise _format("certification data", f"inner type {outer.certification.type} is not 1 to 5")
+    return outer
+
+
+def _format(name: str, detail: str) -> StepFault:
+    return StepFault(QuoteStep.FORMAT, QvlStatus.UNSUPPORTED_QUOTE_FORMAT, f"{name}: {detail}")
+
+
+def check_platform(quote: Quote, certification: QeCertification, pck: PckChain, documents: Documents) -> Platform:
+    """Steps 4.1.2.5.4 to .11 and .13 to .16, which do not depend on the TD."""
+    first = second = sgx = None
+    try:
+        sgx = _check_pck(quote, certification.certification, pck, documents)
+    except StepFault as fault:
+        first = fault
+    key = p256_key(quote.signature.attestation_key)
+    try:
+        _check_qe(quote, certification, pck.leaf, documents)
+        if key is None:
+            raise StepFault(
+                QuoteStep.ATTESTATION_KEY,
+                QvlStatus.UNSUPPORTED_QUOTE_FORMAT,
+                "attestation key: no point of the curve",
+            )
+    except StepFault as fault:
+        second = fault
+    return Platform(pck, sgx, first, second, key, certification.qe_report)
+
+
+def _check_pck(quote: Quote, certification: CertificationData, pck: PckChain, documents: Documents) -> SgxExtension:
+    """The collateral is readable, the PCK certificate is one, is not revoked, and the TCB info is for it."""
+
+    def need(condition: bool, status: QvlStatus, detail: str, step: QuoteStep = QuoteStep.PCK) -> None:
+        if not condition:
+            raise StepFault(step, status, detail)
+
+    crl, info, leaf = documents.pck_crl, documents.tcb_info, pck.leaf
+    if pck.missing:
+        raise StepFault(QuoteStep.PCK, QvlStatus.MISSING_PARAMETERS, pck.outcome.detail)
+    if crl is None:
+        raise StepFault(QuoteStep.PCK, QvlStatus.UNSUPPORTED_PCK_RL_FORMAT, documents.crl_fault)
+    if info is None:
+        detail = documents.tcb_info_outcome.detail
+        raise StepFault(QuoteStep.TCB_INFO_MATCH, QvlStatus.UNSUPPORTED_TCB_INFO_FORMAT, detail)
+    if documents.identity is None:
+        detail = documents.identity_outcome.detail
+        raise StepFault(QuoteStep.QE_IDENTITY, QvlStatus.UNSUPPORTED_QE_IDENTITY_FORMAT, detail)
+    if leaf is None:
+        raise StepFault(QuoteStep.PCK, QvlStatus.UNSUPPORTED_PCK_CERT_FORMAT, pck.outcome.detail)
+    try:
+        sgx = leaf.sgx
+    except MissingExtensions as fault:
+        raise StepFault(QuoteStep.PCK, QvlStatus.INVALID_PCK_CERT, str(fault)) from None
+    name = leaf.subject.common_name
+    need(_PCK_CN in name, QvlStatus.INVALID_PCK_CERT, f"PCK certificate: named {name!r}")
+    _check_identity(certification, sgx)
+    same_issuer = "CA" in crl.issuer.common_name and crl.issuer.der == leaf.issuer.der
+    need(same_issuer, QvlStatus.INVALID_PCK_CRL, f"PCK CRL: of {crl.issuer.common_name!r}, not of the PCK's issuer")
+    need(not crl.revokes(leaf), QvlStatus.PCK_REVOKED, "the PCK certificate is in the PCK CRL")
+    mismatch, step = QvlStatus.TCB_INFO_MISMATCH, QuoteStep.TCB_INFO_MATCH
+    need((info.id == TDX_ID) == (quote.header.tee_type == TeeType.TDX), mismatch, f"TCB info is for {info.id}", step)
+    need(sgx.fmspc == info.fmspc, mismatch, f"FMSPC {sgx.fmspc.hex()}, TCB info for {info.fmspc.hex()}", step)
+    need(sgx.pce_id == info.pce_id, mismatch, f"PCEID {sgx.pce_id.hex()}, TCB info for {info.pce_id.hex()}", step)
+    return sgx
+
+
+def _check_identity(certification: CertificationData, sgx: SgxExtension) -> None:
+    """A quote that only names its PCK certificate (type 1 to 3) has to name the one that was brought along."""
+    if certification.type > CertificationType.PPID_RSA3072:
+        return
+    try:
+        named = certification.pck_identity()
+    except WireError as fault:
+        raise StepFault(QuoteStep.FORMAT, QvlStatus.UNSUPPORTED_QUOTE_FORMAT, str(fault)) from None
+    fits = named.pce_id == int.from_bytes(sgx.pce_id, "little") and sgx.tcb.pce_svn <= named.pce_svn
+    if certification.type == CertificationType.PPID_CLEAR:
+        fits = fits and named.ppid == sgx.ppid
+    if not fits:
+        raise StepFault(
+            QuoteStep.PCK, QvlStatus.PCK_CERT_MISMATCH, "the PCK certificate is not the one that the quote names"
+        )
+
+
+def _check_qe(quote: Quote, certification: QeCertification, leaf: Certificate | None, documents: Documents) -> None:
+    """QE report signature, attestation key binding, QE identity. (4.1.2.5.13 to .16)"""
+    report = certification.qe_report
+    key = leaf.key if leaf else None
+    if not verify_raw_p256(key, certification.qe_report_signature, report.to_bytes()):
+        raise StepFault(
+            QuoteStep.QE_REPORT_SIGNATURE,
+            QvlStatus.INVALID_QE_REPORT_SIGNATURE,
+            "the PCK key did not sign the quoting enclave's report",
+        )
+    bound = hashlib.sha256(quote.signature.attestation_key + certification.qe_auth_data).digest()
+    if report.report_data[:32] != bound:
+        raise StepFault(
+            QuoteStep.ATTESTATION_KEY,
+            QvlStatus.INVALID_QE_REPORT_DATA,
+            "the quoting enclave's report does not bind the attestation key",
+        )
+    identity = documents.identity
+    if identity is None:
+        return
+    wanted = TD_QE_ID if quote.header.tee_type == TeeType.TDX else QE_ID
+    mismatch = (
+        f"identity {identity.id} where {wanted} belongs" if identity.id != wanted else identity.mismatch(report)
+    )
+    if mismatch:
+        raise StepFault(QuoteStep.QE_IDENTITY, QvlStatus.QE_IDENTITY_MISMATCH, mismatch)
+
+
+def check_quote(quote: Quote, signed: bytes, platform: Platform, documents: Documents) -> QuoteOutcome:
+    """``VerifyQuoteEx`` for a quote whose platform is known; ``signed`` is what its signature covers."""
+    try:
+        if platform.first_fault:
+            raise platform.first_fault
+        if isinstance(quote.body, TdReportBody) and documents.tcb_info:
+            check_tdx_module(quote.body, documents.tcb_info)
+        if platform.second_fault:
+            raise platform.second_fault
+        if not verify_raw_p256(platform.attestation_key, quote.signature.signature, signed):
+            raise StepFault(
+                QuoteStep.QUOTE_SIGNATURE,
+                QvlStatus.INVALID_QUOTE_SIGNATURE,
+                "the attestation key did not sign header and body",
+            )
+    except StepFault as fault:
+        return QuoteOutcome(fault.status, fault.step, fault.detail)
+    try:
+        verdict = _verdict(quote, platform, documents)
+    except VerifyFault as fault:
+        return QuoteOutcome(fault.status, QuoteStep.TCB, fault.detail)
+    return QuoteOutcome(STATUS_OF_TCB[verdict.launch_status], QuoteStep.TCB, verdict.launch_status.value, verdict)
+
+
+def check_tdx_module(body: TdReportBody, info: TcbInfo) -> None:
+    """4.1.2.5.12: the TDX module's signer and SEAM attributes. Raises StepFault.
+
+    Modules of major version 1 and above have an identity of their own; the attributes' mask is not applied.
+    """
+    module = info.tdx_module
+    major = body.tee_tcb_svn[1]
+    if major:
+        module = info.module_identity(major)
+    if module is None:
+        raise _module_fault(f"the TCB info has no identity TDX_{major:02X}")
+    if body.mr_signer_seam != module.mr_signer:
+        raise _module_fault(f"MRSIGNERSEAM {body.mr_signer_seam.hex()} is not {module.mr_signer.hex()}")
+    if body.seam_attributes or any(module.attributes):
+        raise _module_fault(f"SEAMATTRIBUTES {body.seam_attributes:016x} where only zero is allowed")
+
+
+def _module_fault(detail: str) -> StepFault:
+    return StepFault(QuoteStep.TDX_MODULE, QvlStatus.TDX_MODULE_MISMATCH, detail)
+
+
+def _verdict(quote: Quote, platform: Platform, documents: Documents) -> TcbVerdict:
+    """4.1.2.5.18 to .20. Raises VerifyFault(TCB_NOT_SUPPORTED)."""
+    body = quote.body
+    svn, svn2 = (body.tee_tcb_svn, body.tee_tcb_svn2) if isinstance(body, TdReportBody) else (None, None)
+    known = platform.verdicts.get((svn, svn2))
+    if known is None:
+        if platform.sgx is None or documents.tcb_info is None or documents.identity is None:
+            raise VerifyFault(QvlStatus.MISSING_PARAMETERS, "no collateral to judge the TCB by")
+        qe_svn = platform.qe_report.isv_svn
+        try:
+            known = judge(platform.sgx.tcb, svn, svn2, qe_svn, info=documents.tcb_info, identity=documents.identity)
+        except VerifyFault as fault:
+            known = fault
+        if len(platform.verdicts) < _VERDICTS_KEPT:
+            platform.verdicts[svn, svn2] = known
+    if isinstance(known, VerifyFault):
+        raise VerifyFault(known.status, known.detail)
+    return known

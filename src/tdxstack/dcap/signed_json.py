@@ -1,0 +1,173 @@
+"""Intel's signed JSON: reading members with the faults that QVL tells apart, and signatures over the raw text.
+
+QVL 1.27 ``JsonParser``: an absent member makes a document of another format, a member of the wrong kind makes it
+invalid. A signature is over the body's bytes as Intel sent them, so the body is kept as text and never written anew.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+#: Documents have 10 to 30 KiB.
+MAX_DOCUMENT_SIZE = 1 << 20
+#: QVL 1.27 takes no document that is nested deeper.
+MAX_DEPTH = 32
+
+Members = dict[str, Any]
+
+
+class DocumentFault(ValueError):
+    """A document that is not what it should be."""
+
+
+class FormatFault(DocumentFault):
+    """Not the format: no JSON, or a member is absent."""
+
+
+class InvalidFault(DocumentFault):
+    """The format, but with a value that is not allowed."""
+
+
+class VersionFault(DocumentFault):
+    """A version of the document that is not supported."""
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+class _OnlyBrackets(dict[int, int | None]):
+    """A table for ``str.translate`` that drops everything but brackets."""
+
+    def __missing__(self, code: int) -> int | None:
+        if len(self) < 256:
+            self[code] = code if chr(code) in "{}[]" else None
+        return self.get(code)
+
+
+_BRACKETS_ONLY = _OnlyBrackets()
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def load_object(text: str, what: str) -> Members:
+    """Parse one JSON object, bounded in size and depth. Raises FormatFault, or InvalidFault if nested too deeply."""
+    if len(text) > MAX_DOCUMENT_SIZE:
+        raise FormatFault(f"{what}: {len(text)} characters, more than {MAX_DOCUMENT_SIZE}")
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise InvalidFault(f"{what}: nested more than {MAX_DEPTH} deep") from None
+    except ValueError as error:
+        raise FormatFault(f"{what}: {error}") from None
+    if not isinstance(value, dict):
+        raise FormatFault(f"{what}: not a JSON object")
+    _check_depth(value, text, what)
+    return value
+
+
+def _check_depth(value: Members, text: str, what: str) -> None:
+    """QVL 1.27 counts the document as depth 1 and refuses a container that has members at depth 32.
+
+    Taking innermost pairs of brackets out of the text is quick and tells its depth, unless strings hold brackets too.
+    """
+    brackets = text.translate(_BRACKETS_ONLY)
+    for _ in range(MAX_DEPTH - 1):
+        if not brackets:
+            return
+        brackets = brackets.replace("{}", "").replace("[]", "")
+    pending: list[tuple[Any, int]] = [(value, 1)]
+    while pending:
+        node, depth = pending.pop()
+        children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        if children and depth >= MAX_DEPTH:
+            raise InvalidFault(f"{what}: nested more than {MAX_DEPTH} deep")
+        pending.extend((child, depth + 1) for child in children)
+
+
+def member(parent: Members, name: str) -> Any:
+    """The member. Raises FormatFault if it is absent."""
+    try:
+        return parent[name]
+    except KeyError:
+        raise FormatFault(f"no {name}") from None
+
+
+def unsigned(parent: Members, name: str) -> int:
+    """A number of 32 bits. Raises FormatFault if absent, InvalidFault if it is not that."""
+    value = member(parent, name)
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise InvalidFault(f"{name}: not a number of 32 bits")
+    return value
+
+
+def text_of(parent: Members, name: str) -> str:
+    """A string. Raises FormatFault if absent, InvalidFault if it is not that."""
+    value = member(parent, name)
+    if not isinstance(value, str):
+        raise InvalidFault(f"{name}: not a string")
+    return value
+
+
+def octets(parent: Members, name: str, size: int) -> bytes:
+    """``size`` bytes in hexadecimal. Raises FormatFault if absent, InvalidFault if it is not that."""
+    value = text_of(parent, name)
+    if len(value) != 2 * size or not value.isascii() or not value.isalnum():
+        raise InvalidFault(f"{name}: not {size} bytes in hexadecimal")
+    try:
+        return bytes.fromhex(value)
+    except ValueError:
+        raise InvalidFault(f"{name}: not {size} bytes in hexadecimal") from None
+
+
+def date(parent: Members, name: str) -> int:
+    """A date like ``2026-06-01T00:00:00Z``, as Unix seconds. Raises FormatFault or InvalidFault."""
+    value = text_of(parent, name)
+    try:
+        return unix_seconds(value)
+    except ValueError:
+        raise InvalidFault(f"{name}: {value!r:.40} is not a date") from None
+
+
+@lru_cache(maxsize=256)
+def unix_seconds(value: str) -> int:
+    """Unix seconds of ``YYYY-MM-DDTHH:MM:SSZ``. Raises ValueError."""
+    if len(value) != 20 or value[19] != "Z" or value[10] != "T":
+        raise ValueError(value)
+    return int(datetime.fromisoformat(value).timestamp())
+
+
+def advisories(parent: Members) -> tuple[str, ...]:
+    """The optional ``advisoryIDs``. Raises InvalidFault if it is not an array of strings."""
+    value = parent.get("advisoryIDs", ())
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise InvalidFault("advisoryIDs: not an array of strings")
+    return tuple(value)
+
+
+def objects(parent: Members, name: str, fault: type[DocumentFault] = InvalidFault) -> list[Members]:
+    """A non-empty array of objects. Raises ``fault`` if it is not that; absence too."""
+    value = parent.get(name)
+    if not isinstance(value, list) or not value:
+        raise fault(f"{name}: not an array with members")
+    if not all(isinstance(item, dict) for item in value):
+        raise FormatFault(f"{name}: has members that are not objects")
+    return value
+
+
+def signed_body(response: str, name: str) -> tuple[str, str]:
+    """The raw text of member ``name`` and the string ``signature`` of a PCS response such as ``{"tcbInfo":{...},
+    "signature":"..."}``. Raises FormatFault."""
+    members = load_object(response, "response")
+    signature = members.get("signature")
+    if name not in members or not isinstance(signature, str):
+        raise FormatFault(f"response: no {name} with a signature")
+    at = response.find(f'"{name}"')
+    at = response.find(":", at + len(name) + 2) + 1
+    at += len(response[at:]) - len(response[at:].lstrip(" \t\r\n"))
+    value, end = _DECODER.raw_decode(response, at)
+    if value != members[name]:
+        raise FormatFault(f"response: {name} is there more than once")
+    return response[at:end], signature

@@ -1,0 +1,309 @@
+"""What came of verifying a quote: Intel's four statuses, the verdict on the TCB, the steps, and supplemental data."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tdxstack.dcap.certificate import CertificateFault
+from tdxstack.dcap.chain import Chain
+from tdxstack.dcap.documents import Documents, utf8
+from tdxstack.dcap.quote_check import PckChain, QuoteOutcome, QuoteStep
+from tdxstack.dcap.status import EXPIRED, STATUS_OF_TCB, QvlStatus, TcbStatus, VerifyFault
+from tdxstack.dcap.tcb import TcbVerdict
+from tdxstack.errors import WireError
+from tdxstack.wire.quote import Quote
+
+if TYPE_CHECKING:
+    from tdxstack.dcap.verifier import Verifier
+
+_NOT_FINAL = frozenset(STATUS_OF_TCB.values()) - {QvlStatus.TCB_REVOKED}
+
+
+class Qvl(NamedTuple):
+    """The statuses of QVL's four calls, each judged by itself."""
+
+    pck_certificate: QvlStatus
+    tcb_info: QvlStatus
+    enclave_identity: QvlStatus
+    quote: QvlStatus
+
+
+class Step(NamedTuple):
+    """A step: its name, ``pass``, ``fail``, ``expired``, ``warn`` or ``skip``, and what there is to say."""
+
+    name: str
+    outcome: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """Validity of one of the eight items, in Unix seconds."""
+
+    item: str
+    issued: int
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Supplemental:
+    """Supplemental data as QVL's ``sgx_ql_qv_supplemental_t`` has it; times in Unix seconds."""
+
+    earliest_issue_date: int
+    latest_issue_date: int
+    earliest_expiration_date: int
+    earliest_expiration_item: str
+    tcb_level_date: int | None
+    tcb_evaluation_number: int | None
+    root_ca_crl_number: int | None
+    pck_crl_number: int | None
+    root_key_id: str | None
+    ppid: str | None
+    cpu_svn: str | None
+    pce_svn: int | None
+    pce_id: str | None
+    fmspc: str | None
+    sgx_type: int | None
+    platform_instance_id: str | None
+    dynamic_platform: bool | None
+    cached_keys: bool | None
+    smt_enabled: bool | None
+
+
+class Judgement(NamedTuple):
+    """What judging a quote gives; small, and of plain values, so that worker processes can hand it over."""
+
+    qvl: Qvl
+    #: What there is to say to each of the first three statuses.
+    details: tuple[str, str, str]
+    outcome: QuoteOutcome
+    #: Where in the quote the format is broken, in bytes from its start; None if it is not.
+    fault_offset: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """The result for one quote at one time (Unix seconds)."""
+
+    raw: bytes
+    now: int
+    judgement: Judgement
+    verifier: Verifier
+
+    @property
+    def qvl(self) -> Qvl:
+        """The statuses of Intel's four calls."""
+        return self.judgement.qvl
+
+    @property
+    def outcome(self) -> QuoteOutcome:
+        """Where judging the quote itself ended."""
+        return self.judgement.outcome
+
+    @property
+    def documents(self) -> Documents:
+        """The checked collateral."""
+        return self.verifier.documents
+
+    @cached_property
+    def quote(self) -> Quote | None:
+        """The quote, or None if it cannot be read."""
+        try:
+            return Quote.from_bytes(self.raw)
+        except WireError:
+            return None
+
+    @cached_property
+    def pck(self) -> PckChain:
+        """The PCK chain that the quote was judged by."""
+        return self.verifier.pck_chain_of(self.raw)
+
+    @property
+    def authentic(self) -> bool:
+        """Whether all signatures hold up to a trusted root, and the platform's TCB is known and not revoked.
+
+        Expired collateral does not change it, see :attr:`expired`; nor does policy.
+        """
+        three = self.qvl[:3]
+        return self.qvl.quote in _NOT_FINAL and all(s is QvlStatus.OK or s in EXPIRED for s in three)
+
+    @property
+    def expired(self) -> bool:
+        """Whether some of the collateral is not valid at ``now``."""
+        return any(status in EXPIRED for status in self.qvl)
+
+    @property
+    def missing(self) -> bool:
+        """Whether something that is needed was not given: no judgement on the quote then."""
+        return self.qvl.quote is QvlStatus.MISSING_PARAMETERS
+
+    @property
+    def verdict(self) -> TcbVerdict | None:
+        """The TCB's levels and status, where the quote's own checks held."""
+        return self.outcome.verdict
+
+    @property
+    def status(self) -> str:
+        """One name for all: the first status that ends verification, else that of what is expired, else the TCB's."""
+        if self.outcome.step is QuoteStep.FORMAT:
+            return self.qvl.quote.value
+        for status in self.qvl[:3]:
+            if status is not QvlStatus.OK and status not in EXPIRED:
+                return status.value
+        if self.qvl.quote not in _NOT_FINAL:
+            return self.qvl.quote.value
+        for status in self.qvl[:3]:
+            if status is not QvlStatus.OK:
+                return status.value
+        return self.verdict.launch_status.value if self.verdict else self.qvl.quote.value
+
+    @property
+    def launch_status(self) -> TcbStatus | None:
+        """Status of the TCB that the TD was started under."""
+        return self.verdict.launch_status if self.verdict else None
+
+    @property
+    def current_status(self) -> TcbStatus | None:
+        """Status of the TCB that the platform runs now."""
+        return self.verdict.current_status if self.verdict else None
+
+    @property
+    def advisories(self) -> tuple[str, ...]:
+        """Intel's advisories on the launch TCB."""
+        return self.verdict.launch.advisories if self.verdict else ()
+
+    @property
+    def tcb_date(self) -> int | None:
+        """Date of the launch TCB, in Unix seconds: the earliest of its parts'."""
+        return self.verdict.launch.tcb_date if self.verdict else None
+
+    @property
+    def software(self) -> bool:
+        """Whether a certificate of the chain says that it is a software platform's."""
+        certificates = self.pck.chain.certificates if self.pck.chain else ()
+        names = (name for c in certificates for name in (*c.subject.attributes, *c.issuer.attributes))
+        return any("software" in name.lower() for name in names)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps in order, with outcome and detail."""
+        named = zip(Qvl._fields[:3], self.qvl[:3], self.judgement.details, strict=True)
+        calls = [Step(name, _outcome(status), _detail(status, detail)) for name, status, detail in named]
+        quote = list(_quote_steps(self.outcome))
+        return (quote[0], *calls, *quote[1:])
+
+    @property
+    def expiries(self) -> tuple[Expiry, ...]:
+        """Validity of the items (of eight) that could be read."""
+        return tuple(_expiries(self))
+
+    @property
+    def supplemental(self) -> Supplemental:
+        """Supplemental data, of what could be read."""
+        return _supplemental(self)
+
+
+def _outcome(status: QvlStatus) -> str:
+    if status is QvlStatus.OK:
+        return "pass"
+    return "expired" if status in EXPIRED else "fail"
+
+
+def _detail(status: QvlStatus, detail: str) -> str:
+    return detail if status is QvlStatus.OK else f"{status.value}: {detail}" if detail else status.value
+
+
+def _quote_steps(outcome: QuoteOutcome) -> list[Step]:
+    steps = []
+    order = list(QuoteStep)
+    ended = order.index(outcome.step)
+    for index, step in enumerate(order):
+        if index < ended:
+            steps.append(Step(step.value, "pass", ""))
+        elif index > ended:
+            steps.append(Step(step.value, "skip", ""))
+        elif outcome.verdict is None:
+            steps.append(Step(step.value, "fail", _detail(outcome.status, outcome.detail)))
+        else:
+            good = "pass" if outcome.status is QvlStatus.OK else "warn"
+            bad = outcome.status is QvlStatus.TCB_REVOKED
+            steps.append(Step(step.value, "fail" if bad else good, outcome.detail))
+    return steps
+
+
+def _expiries(verification: Verification) -> list[Expiry]:
+    documents = verification.documents
+    found = []
+    for name, crl in (("root_ca_crl", documents.root_crl), ("pck_crl", documents.pck_crl)):
+        if crl is not None:
+            found.append(Expiry(name, crl.this_update, crl.next_update))
+    chains = (
+        ("pck_crl_issuer_chain", _chain(verification.verifier.collateral.pck_crl_issuer_chain)),
+        ("pck_certificate_chain", verification.pck.chain),
+        ("tcb_info_issuer_chain", documents.tcb_chain),
+        ("qe_identity_issuer_chain", documents.identity_chain),
+    )
+    for name, chain in chains:
+        if chain is not None:
+            issued = min(c.not_before for c in chain.certificates)
+            found.append(Expiry(name, issued, min(c.not_after for c in chain.certificates)))
+    for name, document in (("tcb_info", documents.tcb_info), ("qe_identity", documents.identity)):
+        if document is not None:
+            found.append(Expiry(name, document.issue_date, document.next_update))
+    return found
+
+
+def _chain(text: str) -> Chain | None:
+    try:
+        return Chain(utf8(text)) if text else None
+    except (VerifyFault, CertificateFault):
+        return None
+
+
+def _supplemental(verification: Verification) -> Supplemental:
+    documents, verdict = verification.documents, verification.verdict
+    leaf = verification.pck.leaf
+    try:
+        sgx = leaf.sgx if leaf else None
+    except CertificateFault:
+        sgx = None
+    expiries = _expiries(verification)
+    first = min(expiries, key=lambda expiry: expiry.expires, default=Expiry("", 0, 0))
+    numbers = [d.evaluation_number for d in (documents.tcb_info, documents.identity) if d is not None]
+    chain = verification.pck.chain
+    root = chain.root if chain else None
+    return Supplemental(
+        earliest_issue_date=min((expiry.issued for expiry in expiries), default=0),
+        latest_issue_date=max((expiry.issued for expiry in expiries), default=0),
+        earliest_expiration_date=first.expires,
+        earliest_expiration_item=first.item,
+        tcb_level_date=verdict.launch.tcb_date if verdict else None,
+        tcb_evaluation_number=min(numbers, default=None),
+        root_ca_crl_number=documents.root_crl.number if documents.root_crl else None,
+        pck_crl_number=documents.pck_crl.number if documents.pck_crl else None,
+        root_key_id=_key_id(root.key) if root else None,
+        ppid=sgx.ppid.hex() if sgx else None,
+        cpu_svn=sgx.tcb.cpu_svn.hex() if sgx else None,
+        pce_svn=sgx.tcb.pce_svn if sgx else None,
+        pce_id=sgx.pce_id.hex() if sgx else None,
+        fmspc=sgx.fmspc.hex() if sgx else None,
+        sgx_type=sgx.sgx_type if sgx else None,
+        platform_instance_id=sgx.platform_instance_id.hex() if sgx and sgx.platform_instance_id else None,
+        dynamic_platform=sgx.dynamic_platform if sgx else None,
+        cached_keys=sgx.cached_keys if sgx else None,
+        smt_enabled=sgx.smt_enabled if sgx else None,
+    )
+
+
+def _key_id(key: object) -> str | None:
+    """SHA-384 over the raw public key (``x || y``) of the root, as QVL names it."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return None
+    return hashlib.sha384(key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]).hexdigest()
