@@ -16,6 +16,7 @@ from tdxstack.errors import ExitCode, TdxStackError
 
 #: noun -> (module under tdxstack.cli.commands, one line of help), in the order of ``tdxctl --help``.
 NOUNS: dict[str, tuple[str, str]] = {
+    "host": ("host", "check, diagnose and install this host"),
     "completion": ("completion", "print a shell completion script"),
     "man": ("man", "print the manual page"),
 }

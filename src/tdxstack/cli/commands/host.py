@@ -1,0 +1,85 @@
+"""``tdxctl host``: is this machine fit to run TDs, what is installed, and what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tdxstack.cli import output
+from tdxstack.errors import ExitCode
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_check(verbs.add_parser("check", help="check everything that a TDX host needs"))
+    components = verbs.add_parser("components", help="list the stack's components and what is installed")
+    _add_root(components)
+    output.add_json(components)
+    components.set_defaults(run=components_command)
+    _add_capture(verbs.add_parser("capture", help="copy what checks read into a directory, for a bug report"))
+
+
+def _add_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, metavar="DIR", help="read a captured tree instead of this machine")
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "exit status: 0 all required checks pass, 4 not a TDX host, 1 otherwise"
+    _add_root(parser)
+    parser.add_argument("--verbose", action="store_true", help="tell the evidence of checks that pass, too")
+    output.add_json(parser)
+    parser.set_defaults(run=check)
+
+
+def _add_capture(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="directory to make; it must not exist")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be copied")
+    _add_root(parser)
+    parser.set_defaults(run=capture)
+
+
+def check(args: argparse.Namespace) -> ExitCode:
+    """Look at the host, or at a captured tree of one."""
+    import sys
+
+    from tdxstack.platform.linux_host_source import open_host
+    from tdxstack.preflight import report, tree
+    from tdxstack.preflight.host import Host
+
+    results = tree.check_host(Host(open_host(args.root)))
+    code = report.exit_code(results, tree.HOST_ROOTS)
+    document = output.document("host-check", report.body(results))
+    output.emit(args, document, lambda: report.text(results, colour=output.colour(sys.stdout), verbose=args.verbose))
+    if code is ExitCode.UNSUPPORTED:
+        output.say("not a TDX host:")
+        for reason in report.reasons(results, tree.HOST_ROOTS):
+            output.say(f"  {reason}")
+    return code
+
+
+def components_command(args: argparse.Namespace) -> ExitCode:
+    """List the components of the white paper's Table 2."""
+    from tdxstack.platform.linux_host_source import open_host
+    from tdxstack.preflight import components
+    from tdxstack.preflight.host import Host
+
+    found = components.listed(Host(open_host(args.root)))
+    document = output.document("host-components", {"components": [one.body() for one in found]})
+    output.emit(args, document, lambda: components.text(found))
+    return ExitCode.DONE
+
+
+def capture(args: argparse.Namespace) -> ExitCode:
+    """Copy what checks read, without secrets."""
+    from tdxstack.platform.linux_host_source import open_host
+    from tdxstack.preflight import capture as room
+
+    plan = room.collect(open_host(args.root))
+    if args.dry_run:
+        for path, content in sorted(plan.items()):
+            output.say(f"{len(content):>9}  {path}")
+        return ExitCode.DONE
+    room.write(plan, args.directory)
+    output.say(f"captured {len(plan)} files in {args.directory}; read them before you send them")
+    output.say(f"  next: tdxctl host check --root {args.directory}")
+    return ExitCode.DONE

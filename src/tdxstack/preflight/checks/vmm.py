@@ -1,0 +1,259 @@
+"""QEMU, libvirt and the virtual firmware: of one stack, and with TDX."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from enum import StrEnum
+
+from tdxstack.preflight import facts
+from tdxstack.preflight.host import Host, World
+from tdxstack.preflight.model import Check, Finding, failed, judged, passed, skipped, warned
+
+#: TDVF's metadata GUID e47a6535-984a-4798-865e-4685a7bf8ec2 as it stands in a file (TDVF Design Guide, section 11).
+TDVF_METADATA_GUID = bytes.fromhex("35657ae44a989847865e4685a7bf8ec2")
+#: Where distributions and the 1.5 stack put a firmware that can run TDs.
+FIRMWARE = (
+    "/usr/share/ovmf/OVMF.inteltdx.fd",
+    "/usr/share/ovmf/OVMF.tdx.fd",
+    "/usr/share/OVMF/OVMF.inteltdx.fd",
+    "/usr/share/edk2/ovmf/OVMF.inteltdx.fd",
+    "/usr/share/qemu/OVMF.fd",
+    "/usr/share/ovmf/OVMF.fd",
+)
+PIN = "install the stack's own packages and pin them: tdxctl host install --only packages"
+
+
+class Dialect(StrEnum):
+    """Which tdx-guest object a QEMU has."""
+
+    STACK_1_5 = "1.5"
+    UPSTREAM = "upstream"
+
+
+def dialect(properties: tuple[str, ...]) -> Dialect:
+    """The dialect by the object's properties: the 1.5 stack's own are unknown upstream."""
+    old = {"quote-generation-service", "migtd-pid", "migtd-hash", "vsockport", "debug"}
+    return Dialect.STACK_1_5 if old & set(properties) else Dialect.UPSTREAM
+
+
+def _qemu(host: Host) -> Finding:
+    qemu = host.qemu
+    if qemu is None:
+        return failed("no qemu-system-x86_64 or qemu-kvm in /usr/bin, /usr/libexec, /usr/local/bin")
+    return passed(f"{qemu.path}: version {qemu.version or 'unknown'}")
+
+
+def _object(host: Host) -> Finding:
+    qemu = host.qemu
+    if qemu is None:
+        return skipped("no QEMU")
+    if qemu.tdx_guest is None:
+        return failed(f"{qemu.path} {qemu.version}: -object help does not list tdx-guest")
+    return passed(f"{qemu.path}: tdx-guest with {', '.join(qemu.tdx_guest) or 'no properties'}")
+
+
+def _same_stack(host: Host) -> Finding:
+    qemu = host.qemu
+    if qemu is None or qemu.tdx_guest is None:
+        return skipped("no tdx-guest object")
+    speaks = dialect(qemu.tdx_guest)
+    world = host.world
+    evidence = f"QEMU {qemu.version} speaks the {speaks} dialect, the kernel is of the {world} stack"
+    if world is World.UNKNOWN:
+        return warned(evidence)
+    return judged(speaks.value == world.value, evidence)
+
+
+def _reboot(host: Host) -> Finding:
+    qemu = host.qemu
+    if qemu is None or not qemu.version:
+        return skipped("QEMU's version is not known")
+    number = facts.version(qemu.version)
+    return judged(number >= (11,), f"QEMU {qemu.version}")
+
+
+def _libvirt(host: Host) -> Finding:
+    package = host.package(
+        "libvirt-daemon-system", "libvirt-daemon", "libvirt-daemon-driver-qemu", "intel-mvp-tdx-libvirt"
+    )
+    running = [
+        unit
+        for unit, state in host.services.items()
+        if unit.startswith(("libvirtd", "virtqemud")) and state == "active"
+    ]
+    if package is None and not running:
+        return failed("neither a libvirt package nor an active libvirtd or virtqemud")
+    return passed(f"{package or 'libvirt'}; active: {', '.join(running) or 'no unit'}")
+
+
+def _libvirt_tdx(host: Host) -> Finding:
+    text = host.domain_capabilities
+    if text is None:
+        return warned(
+            "virsh domcapabilities does not answer",
+            "systemctl start libvirtd (or virtqemud.socket), then run as root",
+        )
+    found = re.search(r"<tdx supported=['\"](yes|no)['\"]", text)
+    if found:
+        return judged(found[1] == "yes", f"domain capabilities: tdx supported='{found[1]}'")
+    if re.search(r"<value>\s*tdx\s*</value>", text):
+        return passed("domain capabilities: launch security has tdx")
+    return failed("domain capabilities do not name tdx")
+
+
+def _libvirt_matches(host: Host) -> Finding:
+    qemu = host.qemu
+    if qemu is None or qemu.tdx_guest is None:
+        return skipped("no tdx-guest object in QEMU")
+    name = host.package(
+        "libvirt-daemon-system", "libvirt-daemon", "libvirt-daemon-driver-qemu", "intel-mvp-tdx-libvirt"
+    )
+    if name is None:
+        return skipped("libvirt's version is not known")
+    number = facts.version(re.sub(r"^\d+:", "", name.split(" ", 1)[1]))
+    speaks = dialect(qemu.tdx_guest)
+    evidence = f"{name}; QEMU {qemu.version} speaks the {speaks} dialect"
+    if speaks is Dialect.UPSTREAM:
+        return judged(number >= (11, 6) or "tdx" in name or "kobuk" in name, evidence)
+    return judged(number < (11, 6), evidence)
+
+
+def _firmware_path(host: Host) -> str | None:
+    paths = [path for path in FIRMWARE if host.files.exists(path)]
+    with_tdx = [path for path in paths if TDVF_METADATA_GUID in host.files.read(path, limit=32 << 20)]
+    return with_tdx[0] if with_tdx else None
+
+
+def _firmware(host: Host) -> Finding:
+    present = [path for path in FIRMWARE if host.files.exists(path)]
+    if not present:
+        return failed(f"none of {', '.join(FIRMWARE)}")
+    chosen = _firmware_path(host)
+    if chosen is None:
+        return failed(f"{', '.join(present)}: without TDX metadata: no TDVF")
+    return passed(f"{chosen}: carries TDX metadata")
+
+
+def _firmware_unmodified(host: Host) -> Finding:
+    path = _firmware_path(host)
+    if path is None:
+        return skipped("no TDVF")
+    md5 = hashlib.md5(host.files.read(path, limit=32 << 20), usedforsecurity=False).hexdigest()
+    for name in host.files.names("/var/lib/dpkg/info"):
+        if not name.endswith(".md5sums") or "ovmf" not in name.lower():
+            continue
+        for line in host.files.text(f"/var/lib/dpkg/info/{name}").splitlines():
+            listed, _, where = line.partition("  ")
+            if f"/{where.strip()}" == path:
+                owner = name.removesuffix(".md5sums")
+                return judged(listed == md5, f"{path}: MD5 {md5}, package {owner} lists {listed}")
+    return skipped(f"no package lists {path}")
+
+
+def _passt(host: Host) -> Finding:
+    tools = host.package("libguestfs-tools", "guestfs-tools")
+    if tools is None:
+        return passed("libguestfs is not installed; tdxctl builds images without it")
+    profiles = host.files.text_or_none("/sys/kernel/security/apparmor/profiles") or ""
+    if host.package("passt") and "passt (enforce)" in profiles:
+        return failed(f"{tools}, and AppArmor enforces a profile of passt")
+    return passed(f"{tools}; no enforced profile of passt")
+
+
+QEMU = Check(
+    "qemu.present",
+    "QEMU",
+    _qemu,
+    "a QEMU for x86-64",
+    "it runs the TDs",
+    "install the distribution's QEMU with TDX (10.1 or later): tdxctl host install --only packages",
+    children=(
+        Check(
+            "qemu.tdx_guest",
+            "QEMU has the tdx-guest object",
+            _object,
+            "-object help lists tdx-guest",
+            "an upgrade may have put a QEMU without TDX in its place: 'qom-type does not accept tdx-guest'",
+            PIN,
+            children=(
+                Check(
+                    "qemu.same_stack",
+                    "QEMU and kernel are of one stack",
+                    _same_stack,
+                    "both of the 1.5 stack, or both upstream",
+                    "their KVM interfaces differ: 'KVM_TDX_CAPABILITIES failed: Inappropriate ioctl for device'",
+                    PIN,
+                ),
+            ),
+        ),
+        Check(
+            "qemu.reboot",
+            "QEMU resets a TD itself",
+            _reboot,
+            "QEMU 11.0 or later",
+            "earlier ones end when the guest reboots, and the domain vanishes",
+            "let tdxctl or libvirt (on_reboot=restart) start the TD again, or use QEMU 11",
+            required=False,
+        ),
+    ),
+)
+
+LIBVIRT = Check(
+    "libvirt.present",
+    "libvirt",
+    _libvirt,
+    "libvirt with its QEMU driver",
+    "needed for TDs as libvirt domains; tdxctl runs TDs without it too",
+    "tdxctl host install --only packages",
+    required=False,
+    children=(
+        Check(
+            "libvirt.tdx",
+            "libvirt offers TDX",
+            _libvirt_tdx,
+            "domain capabilities: tdx supported='yes'",
+            "libvirt asks QEMU and KVM; it says no where one of them lacks TDX",
+            "fix QEMU and kernel; then rm /var/cache/libvirt/qemu/capabilities/*.xml; systemctl restart libvirtd",
+        ),
+        Check(
+            "libvirt.matches_qemu",
+            "libvirt and QEMU are of one stack",
+            _libvirt_matches,
+            "libvirt 11.6 or later with upstream QEMU, the 1.5 stack's with its QEMU",
+            "names drifted: quote-generation-service and -socket, memory-backend-memfd-private, XML elements",
+            PIN,
+        ),
+    ),
+)
+
+OVMF = Check(
+    "ovmf.present",
+    "Virtual firmware with TDX (TDVF)",
+    _firmware,
+    "a firmware file with TDX metadata",
+    "the TDX module starts a TD only in a firmware that describes its sections",
+    "install the package ovmf-inteltdx or ovmf (edk2-ovmf on RHEL)",
+    children=(
+        Check(
+            "ovmf.unmodified",
+            "Virtual firmware is the package's",
+            _firmware_unmodified,
+            "the digest that its package lists",
+            "another file under the same name gives another MRTD and RTMR0: 'RTMR mismatch'",
+            "reinstall the package, or predict measurements from the file in use: tdxctl measure predict",
+        ),
+    ),
+)
+
+IMAGES = Check(
+    "images.passt",
+    "Image tools' network",
+    _passt,
+    "no libguestfs that depends on a confined passt",
+    "virt-customize then ends with 'passt exited with status 1' and the image is half made",
+    "build images with tdxctl image build, or run virt-customize with --no-network",
+    required=False,
+)
+
+CHECKS = (QEMU, LIBVIRT, OVMF, IMAGES)
