@@ -7,6 +7,8 @@
     ├── WireError                 bytes that are not the format they should be                (exit 1)
     ├── EvidenceRejected          evidence was read and judged, and it does not hold          (exit 3)
     ├── CollateralError           collateral is missing, expired or cannot be fetched         (exit 5)
+    │   ├── CollateralAbsent      the source was asked and does not have it
+    │   └── CollateralUnreachable the source could not be asked, or answered with a fault
     ├── PlatformMissing           this machine, QEMU or platform cannot do it                 (exit 4)
     ├── StateError                the operation is not allowed in the present state           (exit 1)
     └── SystemFault               the operating system refused: processes, files, locks       (exit 1)
@@ -89,6 +91,22 @@ class CollateralError(TdxStackError):
     def __init__(self, item: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.item = item
+
+
+class CollateralAbsent(CollateralError):
+    """The source was asked and does not have it. ``status`` is the HTTP status, or None."""
+
+    def __init__(self, item: str, message: str, *, status: int | None = None, hint: str | None = None) -> None:
+        super().__init__(item, message, hint=hint)
+        self.status = status
+
+
+class CollateralUnreachable(CollateralError):
+    """The source could not be asked, or answered with a fault of its own. ``status`` is the HTTP status, or None."""
+
+    def __init__(self, item: str, message: str, *, status: int | None = None, hint: str | None = None) -> None:
+        super().__init__(item, message, hint=hint)
+        self.status = status
 
 
 class PlatformMissing(TdxStackError):
