@@ -1,0 +1,1 @@
+"""Network services. They need the optional dependencies ``tdxstack[services]``."""
