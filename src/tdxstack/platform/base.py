@@ -44,6 +44,8 @@ class TdParameters:
     """What is fixed about a TD when it is created (TD_PARAMS) and what of its shape enters its measurements.
 
     ``mrconfigid``, ``mrowner`` and ``mrownerconfig`` have 48 bytes; ``memory_bytes`` decides the TD HOB.
+    ``ima_in_rtmr2`` says that the guest's kernel extends RTMR2 by each entry of its IMA list, as Intel's TDX 1.5
+    guest kernel does and upstream's does not; only a software platform has to be told.
 
     Raises:
         UsageError: a register of another size, no memory or no vCPU.
@@ -56,6 +58,7 @@ class TdParameters:
     mrconfigid: bytes = bytes(MR_SIZE)
     mrowner: bytes = bytes(MR_SIZE)
     mrownerconfig: bytes = bytes(MR_SIZE)
+    ima_in_rtmr2: bool = False
 
     def __post_init__(self) -> None:
         for name in ("mrconfigid", "mrowner", "mrownerconfig"):

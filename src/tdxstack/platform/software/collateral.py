@@ -89,6 +89,16 @@ class Collateral:
         return cls(**parts)
 
     @property
+    def tcb_info_document(self) -> str:
+        """TCB info as the PCS serves it: ``{"tcbInfo":{...},"signature":"..."}``."""
+        return f'{{"tcbInfo":{self.tcb_info},"signature":"{self.tcb_info_signature.hex()}"}}'
+
+    @property
+    def qe_identity_document(self) -> str:
+        """QE identity as the PCS serves it: ``{"enclaveIdentity":{...},"signature":"..."}``."""
+        return f'{{"enclaveIdentity":{self.qe_identity},"signature":"{self.qe_identity_signature.hex()}"}}'
+
+    @property
     def next_update(self) -> datetime:
         """The earliest time at which a signed JSON part ends; CRLs do not end before."""
         ends = [json.loads(body)["nextUpdate"] for body in (self.tcb_info, self.qe_identity)]

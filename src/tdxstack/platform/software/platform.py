@@ -96,6 +96,21 @@ class SoftwarePlatform:
         """The platform's SVNs of this moment."""
         return self._store.state().tcb
 
+    def quote_version(self) -> int:
+        """Version of the quotes that the platform's QGS makes: 4 or 5."""
+        return self._store.state().quote_version
+
+    def set_quote_version(self, version: int) -> None:
+        """Let the QGS make quotes of version 4 or 5.
+
+        Raises:
+            UsageError: another version.
+        """
+        if version not in (4, 5):
+            raise UsageError(f"quotes of version {version} cannot be made", hint="4 or 5")
+        with self._store.locked():
+            self._store.write_state(dataclasses.replace(self._store.state(), quote_version=version))
+
     def describe(self) -> dict[str, Any]:
         state = self._store.state()
         collateral = self._store.collateral()
@@ -112,6 +127,7 @@ class SoftwarePlatform:
             "cpusvn": tcb.cpusvn.hex(),
             "pcesvn": tcb.pcesvn,
             "tdqe_isvsvn": tcb.qe_svn,
+            "quote_version": state.quote_version,
             "behind_its_collateral": tcb != state.reference.current,
             "collateral_next_update": collateral.next_update.isoformat().replace("+00:00", "Z"),
             "tcb_evaluation_data_number": state.reference.evaluation,

@@ -43,12 +43,14 @@ class Status(IntEnum):
 class Operand(IntEnum):
     """Operand ids: which register or field the status is about."""
 
-    NONE = 0
+    RAX = 0
     RCX = 1
     RDX = 2
     R8 = 8
     R9 = 9
     R10 = 10
+    R11 = 11
+    R13 = 13
     ATTRIBUTES = 64
     XFAM = 65
     RTMR = 128
@@ -57,7 +59,7 @@ class Operand(IntEnum):
 class ModuleError(TdxStackError):
     """A TDX module function that did not succeed. ``status`` is the whole 64-bit completion status."""
 
-    def __init__(self, function: str, status: Status, operand: Operand = Operand.NONE, detail: str = "") -> None:
+    def __init__(self, function: str, status: Status, operand: Operand = Operand.RAX, detail: str = "") -> None:
         self.function = function
         self.status = status | operand
         self.code = status

@@ -40,7 +40,10 @@ _IDENTITIES = {"root": "root", "platform_ca": "platform-ca", "pck": "pck", "tcb_
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """platform.json. ``ppid`` and ``platform_instance_id`` have 16 bytes; ``crl_number`` counts CRL issues."""
+    """platform.json. ``ppid`` and ``platform_instance_id`` have 16 bytes; ``crl_number`` counts CRL issues.
+
+    ``quote_version`` is 4 or 5: what the platform's QGS makes.
+    """
 
     name: str
     created: str
@@ -49,6 +52,7 @@ class State:
     tcb: PlatformTcb
     reference: TcbReference
     crl_number: int = 0
+    quote_version: int = 4
 
     @classmethod
     def new(cls, name: str, tcb: PlatformTcb, reference: TcbReference, now: datetime) -> State:
@@ -80,6 +84,7 @@ class State:
             "tcb": self.tcb.to_json(),
             "reference": self.reference.to_json(),
             "crl_number": self.crl_number,
+            "quote_version": self.quote_version,
         }
 
     @classmethod
@@ -100,6 +105,7 @@ class State:
                 tcb=PlatformTcb.from_json(value["tcb"]),
                 reference=TcbReference.from_json(value["reference"]),
                 crl_number=int(value["crl_number"]),
+                quote_version=int(value["quote_version"]),
             )
         except (KeyError, TypeError, UsageError) as error:
             raise ValueError(str(error)) from None

@@ -1,0 +1,171 @@
+"""A real firmware boots behind the tap: what it measures into its TPM is what the TD's RTMRs hold."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import struct
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tdxstack.measure.launch import launch_events
+from tdxstack.measure.mrtd import mrtd
+from tdxstack.measure.rtmr import fold
+from tdxstack.platform.base import TdParameters, open_session
+from tdxstack.platform.software.platform import SoftwarePlatform
+from tdxstack.platform.software.session import SoftwareTdSession
+from tdxstack.system import process
+from tdxstack.wire.tcg import Algorithm
+from tdxstack.wire.tpm2 import Extend
+
+pytestmark = pytest.mark.integration
+
+FIRMWARE = Path(os.environ.get("TDXSTACK_TEST_FIRMWARE", "/usr/share/ovmf/OVMF.fd"))
+MEMORY = 256 << 20
+#: SHA-384 of the separator's four zero bytes; PCR 6 gets one when the firmware is ready to boot.
+SEPARATOR = hashlib.sha384(bytes(4)).digest()
+BOOT_SECONDS = 120
+REGISTER_OF_PCR = {1: 0, 7: 0} | dict.fromkeys(range(2, 7), 1) | dict.fromkeys(range(8, 16), 2)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TDXSTACK_HOME", str(tmp_path / "home"))
+    if not FIRMWARE.is_file():
+        pytest.skip(f"no firmware at {FIRMWARE} (set TDXSTACK_TEST_FIRMWARE)")
+
+
+@dataclass
+class Boot:
+    """A session, its QEMU, and every extend that went through the tap."""
+
+    session: SoftwareTdSession
+    qemu: subprocess.Popen[bytes]
+    extends: list[Extend] = field(default_factory=list)
+
+    async def until_ready_to_boot(self, count: int = 1) -> None:
+        """Wait until PCR 6 has got its separator ``count`` times."""
+        async with asyncio.timeout(BOOT_SECONDS):
+            while sum(item.pcr == 6 for item in self.extends) < count:
+                assert self.qemu.poll() is None, "QEMU ended"
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
+
+    async def pcr(self, number: int) -> bytes:
+        """The TPM's own SHA-384 PCR."""
+        selection = struct.pack(">IHB", 1, Algorithm.SHA384, 3) + (1 << number).to_bytes(3, "little")
+        command = struct.pack(">HII", 0x8001, 10 + len(selection), 0x17E) + selection
+        assert self.session._tap is not None
+        return (await self.session._tap.execute(command))[-48:]
+
+    async def end(self) -> None:
+        """QEMU says goodbye to its TPM through the tap, so the event loop must run while it ends."""
+        self.qemu.kill()
+        await asyncio.to_thread(self.qemu.wait, 20)
+        await self.session.close()
+
+
+async def start(platform: SoftwarePlatform, directory: Path, *more: str) -> Boot:
+    parameters = TdParameters(memory_bytes=MEMORY)
+    session = open_session(platform, "demo", parameters, FIRMWARE.read_bytes(), directory)
+    assert isinstance(session, SoftwareTdSession)
+    await session.start()
+    assert session._tap is not None
+    carry_over = session._tap._on_extend
+    extends: list[Extend] = []
+
+    def record(extend: Extend) -> None:
+        extends.append(extend)
+        carry_over(extend)
+
+    session._tap._on_extend = record
+    argv = ["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-m", str(MEMORY >> 20), "-nodefaults"]
+    argv += ["-display", "none", "-bios", str(FIRMWARE), "-device", "virtio-serial-pci,id=serial0"]
+    qemu = process.spawn([*argv, *session.qemu_arguments(), *more])
+    boot = Boot(session, qemu, extends)
+    try:
+        await session.attach()
+    except BaseException:
+        await boot.end()
+        raise
+    return boot
+
+
+def folded(extends: list[Extend], pcrs: set[int], first: list[bytes] | None = None) -> bytes:
+    digests = [item.digest(Algorithm.SHA384) or b"" for item in extends if item.pcr in pcrs]
+    return fold([*(first or []), *digests])
+
+
+def test_registers_are_what_the_firmware_measured(tmp_path: Path) -> None:
+    platform = SoftwarePlatform.create("lab")
+    run = tmp_path / "run"
+
+    async def main() -> None:
+        boot = await start(platform, run)
+        try:
+            failed = asyncio.create_task(boot.session.wait_failed())
+            await boot.until_ready_to_boot()
+            for number in range(8):
+                assert await boot.pcr(number) == folded(boot.extends, {number}), f"PCR {number}"
+            firmware = FIRMWARE.read_bytes()
+            first = [event.digest() or b"" for event in launch_events(firmware, MEMORY)]
+            registers = boot.session.registers()
+            assert registers["mrtd"] == mrtd(firmware).hex()
+            assert registers["rtmr0"] == folded(boot.extends, {1, 7}, first).hex()
+            assert registers["rtmr1"] == folded(boot.extends, set(range(2, 7))).hex()
+            assert registers["rtmr2"] == registers["rtmr3"] == bytes(48).hex()
+            assert not failed.done()
+            failed.cancel()
+        finally:
+            await boot.end()
+
+    asyncio.run(main())
+    assert sorted(path.name for path in run.iterdir()) == ["swtpm.log", "tpm"]
+
+
+def test_reset_makes_a_new_td(tmp_path: Path) -> None:
+    platform = SoftwarePlatform.create("lab")
+    qmp = tmp_path / "qmp.sock"
+
+    async def main() -> None:
+        boot = await start(platform, tmp_path / "run", "-qmp", f"unix:{qmp},server=on,wait=off")
+        try:
+            await boot.until_ready_to_boot()
+            before = boot.session.registers()
+            td = boot.session.td()
+            td.mr_rtmr_extend(3, b"x" * 48)
+            reader, writer = await asyncio.open_unix_connection(qmp)
+            for command in ("qmp_capabilities", "system_reset"):
+                writer.write(b'{"execute":"%s"}\n' % command.encode())
+                await reader.readline()
+            await boot.until_ready_to_boot(2)
+            assert boot.session.td() is not td
+            assert boot.session.registers() == before
+            writer.close()
+        finally:
+            await boot.end()
+
+    asyncio.run(main())
+
+
+def test_death_of_swtpm_is_told(tmp_path: Path) -> None:
+    platform = SoftwarePlatform.create("lab")
+
+    async def main() -> None:
+        boot = await start(platform, tmp_path / "run")
+        try:
+            failed = asyncio.create_task(boot.session.wait_failed())
+            await boot.until_ready_to_boot()
+            assert boot.session._swtpm is not None
+            assert boot.session._swtpm.pid is not None
+            os.kill(boot.session._swtpm.pid, 9)
+            async with asyncio.timeout(5):
+                assert "TPM" in (await failed).upper()
+        finally:
+            await boot.end()
+
+    asyncio.run(main())
