@@ -17,6 +17,7 @@ from tdxstack.errors import ExitCode, TdxStackError
 #: noun -> (module under tdxstack.cli.commands, one line of help), in the order of ``tdxctl --help``.
 NOUNS: dict[str, tuple[str, str]] = {
     "host": ("host", "check, diagnose and install this host"),
+    "td": ("td", "trust domains: define, start, watch, reach, end"),
     "completion": ("completion", "print a shell completion script"),
     "man": ("man", "print the manual page"),
 }
