@@ -11,7 +11,7 @@ from tdxstack.vm.dialects import Dialect
 from tdxstack.vm.spec import Accelerator, TdSpec, VmType
 
 HARDWARE = "tdx"
-#: Where firmware is looked for; the first is what `tdxctl firmware` and the image builder put there.
+#: Where firmware is looked for after the cache, where the image builder keeps the one it downloaded.
 FIRMWARE_PLACES = (
     "/usr/share/ovmf/OVMF.fd",
     "/usr/share/edk2/ovmf/OVMF.inteltdx.fd",
@@ -45,8 +45,8 @@ def firmware(spec: TdSpec) -> Path | None:
         return None
     if spec.firmware is not None:
         return spec.firmware
-    own = paths.home() / "firmware" / "OVMF.fd"
-    for place in (own, *map(Path, FIRMWARE_PLACES)):
+    own = sorted((paths.cache() / "firmware").glob("*/OVMF.fd"), reverse=True)
+    for place in (*own, *map(Path, FIRMWARE_PLACES)):
         if place.exists():
             return place
     raise PlatformMissing(

@@ -76,7 +76,7 @@ SOFTWARE = Dialect(
     cpu="host",
     hpet_option=(),
     machine="q35,hpet=off,smm=off",
-    reboot=Reboot.RECREATE,
+    reboot=Reboot.RESET,
 )
 
 TDX15 = Dialect(

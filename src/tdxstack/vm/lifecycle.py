@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tdxstack.errors import LockHeld, SystemFault, TdxStackError, UsageError
@@ -237,15 +238,13 @@ def resume(name: str) -> TdRecord:
 
 def _settled(name: str) -> TdRecord:
     """The record once no supervisor holds the TD; a transient TD is gone by then."""
-    deadline = time.monotonic() + LOCK_PATIENCE
-    while True:
-        try:
-            record = records.observe(name)
-            if record.state not in ACTIVE or time.monotonic() > deadline:
-                return record
-        except UsageError:
-            return TdRecord(spec=TdSpec(name=name), state=State.STOPPED)
-        time.sleep(0.02)
+    try:
+        os.close(_patiently(records.Place(name).lock, None))
+        return records.observe(name)
+    except (UsageError, SystemFault):
+        if records.Place(name).record.exists():
+            raise
+        return TdRecord(spec=TdSpec(name=name), state=State.STOPPED)
 
 
 def delete(name: str, *, force: bool = False) -> None:
@@ -266,7 +265,7 @@ def delete(name: str, *, force: bool = False) -> None:
             require(name, "delete", record.state, STARTABLE, hint=f"tdxctl td stop {name}")
         with contextlib.suppress(TdxStackError):
             stop(name, "force")
-    lock = _lock_for_removal(place)
+    lock = _patiently(place.lock, f"tdxctl td stop {name} --mode force")
     try:
         shutil.rmtree(place.run_dir, ignore_errors=True)
         place.record.unlink(missing_ok=True)
@@ -277,12 +276,13 @@ def delete(name: str, *, force: bool = False) -> None:
         os.close(lock)
 
 
-def _lock_for_removal(place: records.Place) -> int:
+def _patiently(lock: Path, hint: str | None) -> int:
+    """A TD's lock, for which its supervisor's last moments are waited."""
     deadline = time.monotonic() + LOCK_PATIENCE
     while True:
         try:
-            return take_lock(place.lock, wait=False, hint=f"tdxctl td stop {place.name} --mode force")
+            return take_lock(lock, wait=False, hint=hint)
         except LockHeld:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.05)
+            time.sleep(0.02)

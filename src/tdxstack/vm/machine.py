@@ -20,6 +20,7 @@ from tdxstack.vm.spec import TdSpec
 CONNECT_TIMEOUT = 30.0
 QUIT_TIMEOUT = 5.0
 DRAIN_TIMEOUT = 1.0
+PARTING_TIME = 1.0
 LOG_TAIL = 2000
 
 
@@ -113,7 +114,8 @@ class Machine:
         failing = asyncio.create_task(self.session.wait_failed())
         try:
             await asyncio.wait({ending, failing}, return_when=asyncio.FIRST_COMPLETED)
-            # A death of the session may be the reason for QEMU's, and the other way round: QEMU's own word counts.
+            # QEMU's end makes the session's parts lose their peer, perhaps before the process is gone.
+            await asyncio.wait({ending}, timeout=PARTING_TIME)
             if not ending.done():
                 child.kill()
                 await ending

@@ -222,6 +222,10 @@ class Supervisor:
         elif event.name == "RESUME" and self.record.state is State.PAUSED:
             self._io_fault = None
             self._move(State.RUNNING)
+        elif event.name == "RESET" and event.data.get("guest"):
+            run = self.record.run
+            self.record = replace(self.record, run=replace(run, boots=run.boots + 1))
+            records.save(self.record)
         elif event.name == "VSERPORT_CHANGE" and event.data.get("id") == "agent0":
             self._agent_port(bool(event.data.get("open")))
 

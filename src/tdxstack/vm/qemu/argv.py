@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tdxstack.vm.dialects import Dialect, wanted_attributes
+from tdxstack.vm.dialects import Dialect, Reboot, wanted_attributes
 from tdxstack.vm.qemu.launch import AGENT_PORT, Launch
 from tdxstack.vm.qemu.options import option
 from tdxstack.vm.spec import MIB, Boot, Console, TdSpec, VmType
@@ -26,7 +26,7 @@ def build(spec: TdSpec, dialect: Dialect, launch: Launch) -> list[str]:
         _memory(spec, dialect),
         _firmware(spec, launch),
         _kernel(spec),
-        _disk(launch),
+        _disk(spec, launch),
         _network(spec, launch),
         _console(spec, launch),
         _agent(launch),
@@ -34,7 +34,7 @@ def build(spec: TdSpec, dialect: Dialect, launch: Launch) -> list[str]:
         _credentials(launch),
         _debug(spec, launch),
         _extra(spec, launch),
-        _monitor(launch),
+        _monitor(dialect, launch),
     )
     return [spec.qemu, *(word for part in parts for word in part)]
 
@@ -99,7 +99,7 @@ def kernel_cmdline(spec: TdSpec) -> str:
     return given
 
 
-def _disk(launch: Launch) -> list[str]:
+def _disk(spec: TdSpec, launch: Launch) -> list[str]:
     if launch.disk is None:
         return []
     node = {
@@ -108,7 +108,10 @@ def _disk(launch: Launch) -> list[str]:
         "discard": "unmap",
         "file": {"driver": "file", "filename": str(launch.disk)},
     }
-    return ["-blockdev", json.dumps(node), "-device", "virtio-blk-pci,drive=disk0,id=blk0,bootindex=0"]
+    # With a kernel handed over, QEMU takes boot index 0 for itself.
+    index = None if _kernel(spec) else 0
+    card = option("virtio-blk-pci", {"drive": "disk0", "id": "blk0", "bootindex": index})
+    return ["-blockdev", json.dumps(node), "-device", card]
 
 
 def _network(spec: TdSpec, launch: Launch) -> list[str]:
@@ -229,7 +232,8 @@ def _extra(spec: TdSpec, launch: Launch) -> list[str]:
     return [*words, "-incoming", "defer"] if launch.incoming else words
 
 
-def _monitor(launch: Launch) -> list[str]:
+def _monitor(dialect: Dialect, launch: Launch) -> list[str]:
     character = option("socket", {"id": "qmp", "path": launch.qmp, "server": True, "wait": False})
-    # A reset ends the process: a TD cannot be reset in place everywhere, so the supervisor makes it anew.
-    return ["-chardev", character, "-mon", "chardev=qmp,mode=control", "-action", "reboot=shutdown", "-S"]
+    words = ["-chardev", character, "-mon", "chardev=qmp,mode=control", "-S"]
+    # Where a TD cannot be reset in place, a reset ends the process and the supervisor makes the TD anew.
+    return words if dialect.reboot is Reboot.RESET else [*words, "-action", "reboot=shutdown"]
