@@ -18,6 +18,8 @@ from tdxstack.errors import ExitCode, TdxStackError
 NOUNS: dict[str, tuple[str, str]] = {
     "host": ("host", "check, diagnose and install this host"),
     "td": ("td", "trust domains: define, start, watch, reach, end"),
+    "platform": ("platform", "software TDX platforms, and this machine's hardware"),
+    "qgs": ("qgs", "serve and ask Quote Generation Services"),
     "completion": ("completion", "print a shell completion script"),
     "man": ("man", "print the manual page"),
 }
