@@ -9,11 +9,15 @@
 The algorithm is that of Intel's Quote Verification Library 1.27, status for status.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from tdxstack.dcap.collateral import Collateral
-from tdxstack.dcap.parallel import VerifierPool
 from tdxstack.dcap.status import QvlStatus, TcbStatus
 from tdxstack.dcap.verification import Qvl, Step, Supplemental, Verification
 from tdxstack.dcap.verifier import Verifier
+
+if TYPE_CHECKING:
+    from tdxstack.dcap.parallel import VerifierPool
 
 __all__ = [
     "Collateral",
@@ -26,3 +30,12 @@ __all__ = [
     "Verifier",
     "VerifierPool",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``VerifierPool`` is imported on first use: multiprocessing takes longer to import than a quote to verify."""
+    if name == "VerifierPool":
+        from tdxstack.dcap.parallel import VerifierPool
+
+        return VerifierPool
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

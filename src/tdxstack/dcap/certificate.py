@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID, NameOID
 
-from tdxstack.dcap.sgx_extension import SGX_EXTENSION_OID, ExtensionFault, SgxExtension
+from tdxstack.wire.sgx_extension import SGX_EXTENSION_OID, ExtensionFault, SgxExtension
 
 #: A CRL or chain that is longer is not read.
 MAX_DER_SIZE = 1 << 20
@@ -213,7 +213,9 @@ class RevocationList:
         """Whether thisUpdate <= now <= nextUpdate."""
         return self.this_update <= now <= self.next_update
 
-    def __len__(self) -> int:
+    @property
+    def revoked_count(self) -> int:
+        """How many certificates are revoked."""
         return len(self._parsed)
 
 

@@ -63,6 +63,16 @@ class Collateral:
             fields[name] = value
         return cls(**fields)
 
+    @classmethod
+    def salvage(cls, text: str) -> Collateral:
+        """What can be used of a document that :meth:`from_json` refuses; the rest is empty."""
+        try:
+            members = load_object(text, "collateral")
+        except ValueError:
+            members = {}
+        fields = {name: members.get(name) for name in (*REQUIRED, *OPTIONAL)}
+        return cls(**{name: value if isinstance(value, str) else "" for name, value in fields.items()})
+
     def to_json(self) -> str:
         """The one-document form; optional items that are empty are left out."""
         return json.dumps({name: value for name, value in asdict(self).items() if value}, indent=1)

@@ -17,7 +17,6 @@ from tdxstack.dcap.certificate import Certificate, MissingExtensions, p256_key, 
 from tdxstack.dcap.chain import Chain, Outcome
 from tdxstack.dcap.documents import Documents
 from tdxstack.dcap.enclave_identity import QE_ID, TD_QE_ID
-from tdxstack.dcap.sgx_extension import SgxExtension
 from tdxstack.dcap.status import STATUS_OF_TCB, QvlStatus, VerifyFault
 from tdxstack.dcap.tcb import TcbVerdict, judge
 from tdxstack.dcap.tcb_info import TDX_ID, TcbInfo
@@ -31,6 +30,7 @@ from tdxstack.wire.quote import (
     TdReportBody,
     TeeType,
 )
+from tdxstack.wire.sgx_extension import SgxExtension
 from tdxstack.wire.sgx_report import SgxReportBody
 
 #: TCB verdicts kept for one platform; there are as many as TDX module versions under which its TDs were started.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tdxstack.dcap.enclave_identity import EnclaveIdentity
-from tdxstack.dcap.sgx_extension import PckTcb
 from tdxstack.dcap.status import QvlStatus, TcbStatus, VerifyFault
 from tdxstack.dcap.tcb_info import IsvLevel, TcbInfo, TcbLevel
+from tdxstack.wire.sgx_extension import PckTcb
 
 _BECOMES_OUT_OF_DATE = {
     TcbStatus.UP_TO_DATE: TcbStatus.OUT_OF_DATE,

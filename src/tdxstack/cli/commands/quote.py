@@ -1,0 +1,263 @@
+"""``tdxctl quote``: show, verify and explain quotes."""
+
+from __future__ import annotations
+
+import argparse
+import binascii
+import re
+from typing import TYPE_CHECKING, Any
+
+from tdxstack.cli import evidence, output
+from tdxstack.errors import CollateralError, ExitCode
+from tdxstack.wire.quote import (
+    CertificationData,
+    CertificationType,
+    QeCertification,
+    Quote,
+    TdReportBody,
+)
+from tdxstack.wire.sgx_extension import find_in_certificate
+from tdxstack.wire.sgx_report import SgxReportBody
+from tdxstack.wire.tdreport import TdAttributes
+
+if TYPE_CHECKING:
+    from tdxstack.dcap import Verification
+    from tdxstack.dcap.appraisal import Appraisal
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    """Declare the verbs."""
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    show = verbs.add_parser("show", help="what a quote says, nothing verified")
+    show.add_argument("quote", metavar="QUOTE", help="the quote: a file (binary, hexadecimal or base64), or -")
+    output.add_json(show)
+    show.set_defaults(run=run_show)
+    verify = verbs.add_parser("verify", help="verify a quote and appraise it by a policy")
+    evidence.add_evidence(verify)
+    verify.add_argument("--policy", metavar="FILE", help="appraisal policy (TOML or JSON); default: the strict one")
+    verify.add_argument(
+        "--report-data", metavar="HEX", type=evidence.hexadecimal, help="what the quote has to carry as report data"
+    )
+    output.add_json(verify)
+    verify.set_defaults(run=run_verify)
+    explain = verbs.add_parser("explain", help="why a TCB is what it is, and what mends it")
+    evidence.add_evidence(explain)
+    output.add_json(explain)
+    explain.set_defaults(run=run_explain)
+
+
+def run_show(args: argparse.Namespace) -> ExitCode:
+    """``quote show``."""
+    raw = evidence.read_quote(args.quote)
+    body = output.document("quote", show_members(Quote.from_bytes(raw)))
+    output.emit(args, body, lambda: output_text(body))
+    return ExitCode.DONE
+
+
+def run_verify(args: argparse.Namespace) -> ExitCode:
+    """``quote verify``."""
+    from tdxstack.dcap.appraisal import appraise
+    from tdxstack.dcap.document import verification_members
+    from tdxstack.dcap.status import QvlStatus
+    from tdxstack.dcap.verification import Step
+
+    policy = evidence.read_policy(args.policy)
+    verification, fault = _verify(args)
+    appraisal = appraise(verification, policy, report_data=args.report_data)
+    first = Step("collateral", "fail", fault.message) if fault else Step("collateral", "pass", "")
+    body = output.document("quote-verification", verification_members(appraisal, first_steps=(first,)))
+    if fault:
+        body |= {"accepted": False, "authentic": False}
+        if _absent(fault) and verification.judgement.fault_offset is None:
+            body["status"] = QvlStatus.MISSING_PARAMETERS.value
+    output.emit(args, body, lambda: _verdict_text(body))
+    return exit_code(appraisal, fault)
+
+
+def run_explain(args: argparse.Namespace) -> ExitCode:
+    """``quote explain``."""
+    from tdxstack.dcap.document import explanation_members
+    from tdxstack.dcap.explain import explain
+
+    verification, fault = _verify(args)
+    if fault:
+        raise fault
+    body = output.document("quote-explanation", explanation_members(explain(verification)))
+    output.emit(args, body, lambda: _explanation_text(body))
+    return ExitCode.DONE
+
+
+def exit_code(appraisal: Appraisal, fault: CollateralError | None) -> ExitCode:
+    """0 accepted, 3 rejected, 5 if it is collateral that is missing or expired."""
+    from tdxstack.dcap.appraisal import is_collateral_fault
+
+    if appraisal.accepted and fault is None:
+        return ExitCode.DONE
+    if fault is not None:
+        # What is wrong with the quote itself does not wait for collateral.
+        unreadable = appraisal.verification.judgement.fault_offset is not None
+        return ExitCode.COLLATERAL if _absent(fault) and not unreadable else ExitCode.REJECTED
+    return ExitCode.COLLATERAL if is_collateral_fault(appraisal) else ExitCode.REJECTED
+
+
+def _absent(fault: CollateralError) -> bool:
+    """Whether the file or an item of it is absent, rather than that the document is none."""
+    return fault.item != "collateral"
+
+
+def _verify(args: argparse.Namespace) -> tuple[Verification, CollateralError | None]:
+    from tdxstack.dcap import Verifier
+
+    raw = evidence.read_quote(args.quote)
+    collateral, fault = evidence.read_collateral(args.collateral)
+    verifier = Verifier(collateral=collateral, roots=evidence.read_roots(args.trust_root))
+    return verifier.verify(raw, now=evidence.moment(args)), fault
+
+
+def show_members(quote: Quote) -> dict[str, Any]:
+    """What the quote says, as plain values."""
+    header = quote.header
+    return {
+        "version": header.version,
+        "tee": "tdx" if isinstance(quote.body, TdReportBody) else "sgx",
+        "body_type": int(quote.body_type),
+        "qe_vendor_id": header.qe_vendor_id.hex(),
+        "user_data": header.user_data.hex(),
+        "body": body_members(quote.body),
+        "signature": _signature_members(quote),
+        "trailing_bytes": len(quote.trailing),
+    }
+
+
+def body_members(body: TdReportBody | SgxReportBody) -> dict[str, Any]:
+    """The report body, as plain values."""
+    if isinstance(body, SgxReportBody):
+        return {
+            "cpu_svn": body.cpu_svn.hex(),
+            "misc_select": f"{body.misc_select:08x}",
+            "attributes": body.attributes.hex(),
+            "mr_enclave": body.mr_enclave.hex(),
+            "mr_signer": body.mr_signer.hex(),
+            "isv_prod_id": body.isv_prod_id,
+            "isv_svn": body.isv_svn,
+            "report_data": body.report_data.hex(),
+        }
+    members: dict[str, Any] = {
+        "tee_tcb_svn": body.tee_tcb_svn.hex(),
+        "mr_seam": body.mr_seam.hex(),
+        "mr_signer_seam": body.mr_signer_seam.hex(),
+        "seam_attributes": f"{body.seam_attributes:016x}",
+        "td_attributes": f"{body.td_attributes:016x}",
+        "td_attribute_names": attribute_names(body.td_attributes),
+        "xfam": f"{body.xfam:016x}",
+        "mr_td": body.mr_td.hex(),
+        "mr_config_id": body.mr_config_id.hex(),
+        "mr_owner": body.mr_owner.hex(),
+        "mr_owner_config": body.mr_owner_config.hex(),
+        "rtmrs": [rtmr.hex() for rtmr in body.rtmrs],
+        "report_data": body.report_data.hex(),
+    }
+    if body.tee_tcb_svn2 is not None and body.mr_service_td is not None:
+        members |= {"tee_tcb_svn2": body.tee_tcb_svn2.hex(), "mr_service_td": body.mr_service_td.hex()}
+    if body.extension is not None:
+        members |= {"vm_id": body.extension.vm_id, "td_id": body.extension.td_id.hex()}
+    return members
+
+
+def attribute_names(attributes: int) -> list[str]:
+    """Names of the TD attributes that are set; bits without a name by number."""
+    names = {flag.value.bit_length() - 1: flag.name or "" for flag in TdAttributes}
+    return [names.get(bit, f"bit {bit}") for bit in range(64) if attributes >> bit & 1]
+
+
+def _signature_members(quote: Quote) -> dict[str, Any]:
+    outer = quote.signature.certification
+    members: dict[str, Any] = {"attestation_key": quote.signature.attestation_key.hex()}
+    if isinstance(outer, CertificationData):
+        return members | {"certification_type": outer.type}
+    members["certification_type"] = outer.certification.type
+    members["qe"] = {
+        "mr_enclave": outer.qe_report.mr_enclave.hex(),
+        "mr_signer": outer.qe_report.mr_signer.hex(),
+        "isv_prod_id": outer.qe_report.isv_prod_id,
+        "isv_svn": outer.qe_report.isv_svn,
+    }
+    return members | {"pck": _pck_members(outer)}
+
+
+def _pck_members(certification: QeCertification) -> dict[str, Any] | None:
+    """What the PCK certificate in the quote says; None if there is none."""
+    inner = certification.certification
+    if inner.type not in (CertificationType.PCK_LEAF, CertificationType.PCK_CHAIN):
+        return None
+    for body in _PEM.findall(inner.data)[:3]:
+        try:
+            sgx = find_in_certificate(binascii.a2b_base64(body))
+        except ValueError:
+            continue
+        if sgx is not None:
+            return {
+                "ca": "processor" if sgx.platform_instance_id is None else "platform",
+                "fmspc": sgx.fmspc.hex(),
+                "pce_id": sgx.pce_id.hex(),
+                "ppid": sgx.ppid.hex(),
+                "components": list(sgx.tcb.components),
+                "pce_svn": sgx.tcb.pce_svn,
+            }
+    return None
+
+
+def output_text(members: dict[str, Any], indent: str = "") -> str:
+    """Plain values, one on a line, nested ones indented."""
+    lines = []
+    for name, value in members.items():
+        if isinstance(value, dict):
+            lines.append(f"{indent}{name}:")
+            lines.append(output_text(value, indent + "  "))
+        elif isinstance(value, list) and value and len(str(value[0])) > 40:
+            lines.append(f"{indent}{name}:")
+            lines.extend(f"{indent}  [{index}] {item}" for index, item in enumerate(value))
+        elif isinstance(value, list):
+            lines.append(f"{indent}{name}: {' '.join(str(item) for item in value) or '-'}")
+        elif name != "schema":
+            lines.append(f"{indent}{name}: {'-' if value is None else value}")
+    return "\n".join(lines)
+
+
+def _verdict_text(body: dict[str, Any]) -> str:
+    marks = {"pass": "ok  ", "fail": "FAIL", "expired": "OLD ", "warn": "warn", "skip": "-   "}
+    lines = [f"{marks[step['outcome']]} {step['name']:<22} {step['detail']}".rstrip() for step in body["steps"]]
+    for rule in body["policy"]["rules"]:
+        if rule["outcome"] == "fail":
+            lines.append(f"FAIL {rule['name']}: wanted {rule['wanted']}, found {rule['actual']}")
+    platform = " (software platform: protects nothing)" if body["software"] else ""
+    lines.append("")
+    lines.append(f"TCB        {body['launch_status'] or '-'}, now {body['current_status'] or '-'}")
+    if body["advisories"]:
+        lines.append(f"advisories {' '.join(body['advisories'])}")
+    if body["expiry"]["earliest"]:
+        lines.append(f"expires    {body['expiry']['earliest']} ({body['expiry']['item']})")
+    lines.append(f"policy     {body['policy']['name']}: {'holds' if body['policy']['holds'] else 'does not hold'}")
+    lines.append(f"verdict    {'accepted' if body['accepted'] else 'REJECTED'}: {body['status']}{platform}")
+    return "\n".join(lines)
+
+
+def _explanation_text(body: dict[str, Any]) -> str:
+    lines = [f"status: {body['status']}"]
+    if body["note"]:
+        lines.append(f"note: {body['note']}")
+    for title, parts in (("at launch", body["launch"]), ("now", body["current"])):
+        for part in parts or ():
+            status = part["status"] or "reaches no level"
+            date = f", TCB of {part['tcb_date']}" if part["tcb_date"] else ""
+            lines.append(f"{part['part']} {title}: {status}{date}")
+            if part["advisories"]:
+                lines.append(f"    advisories: {' '.join(part['advisories'])}")
+            for gap in part["gaps"]:
+                name = f" ({gap['name']})" if gap["name"] else ""
+                lines.append(f"    {gap['component']}{name}: has {gap['have']}, needs {gap['need']}: {gap['remedy']}")
+    for remedy in body["remedies"]:
+        lines.append(f"remedy: {remedy['class']}: {remedy['what']}")
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""What the commands on evidence share: reading quotes, collateral, roots and policies, and telling the time."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tdxstack.errors import CollateralError, UsageError
+
+if TYPE_CHECKING:
+    from tdxstack.dcap import Collateral
+    from tdxstack.dcap.policy import Policy
+
+_ENCODED = re.compile(rb"[0-9A-Za-z+/]+={0,2}")
+#: No file of evidence is longer.
+MAX_FILE_SIZE = 16 << 20
+
+
+def read_bytes(path: str, what: str) -> bytes:
+    """The file's bytes; ``-`` is stdin. Raises UsageError."""
+    if path == "-":
+        return sys.stdin.buffer.read(MAX_FILE_SIZE)
+    try:
+        file = Path(path)
+        if file.is_file() and file.stat().st_size > MAX_FILE_SIZE:
+            raise UsageError(f"{path}: longer than {MAX_FILE_SIZE} bytes, no {what}")
+        return file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{what} {path}: {error.strerror}") from None
+
+
+def read_quote(path: str) -> bytes:
+    """A quote from a file: binary, hexadecimal or base64. Raises UsageError if the file cannot be read."""
+    data = read_bytes(path, "quote")
+    text = b"".join(data.split()).removeprefix(b"0x")
+    if _ENCODED.fullmatch(text):
+        for decode in (binascii.unhexlify, _base64):
+            try:
+                decoded = decode(text)
+            except ValueError:
+                continue
+            if decoded[:1] in (b"\3", b"\4", b"\5") and decoded[1:2] == b"\0":
+                return decoded
+    return data
+
+
+def _base64(text: bytes) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def read_collateral(path: str) -> tuple[Collateral, CollateralError | None]:
+    """Collateral from a file, with what is wrong with it: then the items that are wrong are empty."""
+    from tdxstack.dcap import Collateral
+
+    try:
+        text = read_bytes(path, "collateral").decode("utf-8", "replace")
+    except UsageError as error:
+        fault = CollateralError("file", error.message, hint="tdxctl collateral --help")
+        return Collateral.salvage("{}"), fault
+    try:
+        return Collateral.from_json(text), None
+    except CollateralError as fault:
+        return Collateral.salvage(text), fault
+
+
+def read_roots(roots: list[str] | None) -> list[str | bytes]:
+    """Roots by file, or the word ``intel``. Raises UsageError."""
+    return [root if root == "intel" else read_bytes(root, "trust root") for root in roots or ["intel"]]
+
+
+def read_policy(path: str | None) -> Policy:
+    """The policy of a file, or the strict one. Raises UsageError."""
+    from tdxstack.dcap.policy import Policy
+
+    if path is None:
+        return Policy()
+    try:
+        return Policy.from_text(read_bytes(path, "policy").decode())
+    except UnicodeDecodeError:
+        raise UsageError(f"policy {path}: not a text") from None
+
+
+def point_in_time(text: str) -> int:
+    """Unix seconds of a number, or of an ISO 8601 date and time (UTC if it names no zone). For argparse."""
+    try:
+        if text.isascii() and text.isdigit():
+            return int(datetime.fromtimestamp(int(text), UTC).timestamp())
+        moment = datetime.fromisoformat(text)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither Unix seconds nor an ISO 8601 date and time") from None
+
+
+def hexadecimal(text: str) -> bytes:
+    """Bytes of hexadecimal digits. For argparse."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not hexadecimal") from None
+
+
+def moment(args: argparse.Namespace) -> int:
+    """``--at``, or now."""
+    return int(time.time()) if args.at is None else int(args.at)
+
+
+def add_time(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--at``."""
+    text = "judge expiry at this time: Unix seconds or ISO 8601 (default: now)"
+    parser.add_argument("--at", metavar="TIME", type=point_in_time, help=text)
+
+
+def add_roots(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--trust-root``."""
+    text = "trusted root certificate (PEM or DER), or 'intel' (default); can be given more than once"
+    parser.add_argument("--trust-root", metavar="FILE|intel", action="append", help=text)
+
+
+def add_evidence(parser: argparse.ArgumentParser) -> None:
+    """Declare the quote, its collateral, roots and time."""
+    parser.add_argument("quote", metavar="QUOTE", help="the quote: a file (binary, hexadecimal or base64), or -")
+    parser.add_argument("--collateral", metavar="FILE", required=True, help="collateral as one JSON document")
+    add_roots(parser)
+    add_time(parser)

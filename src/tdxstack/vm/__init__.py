@@ -1,1 +1,0 @@
-"""From what the user wants (``TdSpec``) to a running, supervised machine."""

@@ -1,1 +1,0 @@
-"""QEMU: its command line and its monitor."""

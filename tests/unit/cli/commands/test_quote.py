@@ -1,0 +1,240 @@
+"""``tdxctl quote``, ``report``, ``collateral`` and ``policy`` as a user runs them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tdxstack.cli.main import main
+
+NOW = "1751000000"
+
+
+@pytest.fixture(scope="session")
+def real(vectors: Path) -> Path:
+    return vectors / "attestation" / "real" / "dcapqvl-tdx-v4"
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> tuple[int, dict[str, Any]]:
+    capsys.readouterr()
+    status = main([str(word) for word in argv] + ["--json"])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return status, json.loads(captured.out) if captured.out else {}
+
+
+def verify(capsys: pytest.CaptureFixture[str], quote: Path, collateral: Path, *more: str | Path) -> tuple[int, Any]:
+    return run(capsys, "quote", "verify", quote, "--collateral", collateral, *more)
+
+
+CONTRACT = {
+    "schema", "authentic", "status", "qvl", "launch_status", "current_status", "advisories", "tcb_date", "expiry",
+    "steps", "policy",
+}  # fmt: skip
+
+
+def test_accepted(capsys: pytest.CaptureFixture[str], real: Path) -> None:
+    for at in (NOW, "2025-06-27T04:53:20Z", "2025-06-27T06:53:20+02:00", "2025-06-27"):
+        status, body = verify(
+            capsys, real / "quote.bin", real / "collateral.json", "--at", at, "--trust-root", "intel"
+        )
+        assert status == 0
+        assert body.keys() >= CONTRACT
+        assert body["schema"] == "tdxstack/quote-verification/v1"
+        assert (body["authentic"], body["status"], body["launch_status"]) == (True, "UpToDate", "UpToDate")
+        assert set(body["qvl"]) == {"pck_certificate", "tcb_info", "enclave_identity", "quote"}
+        assert body["expiry"]["earliest"] == "2025-07-19T10:00:35Z"
+        assert body["tcb_date"] == "2024-03-13T00:00:00Z"
+        assert all(step.keys() == {"name", "outcome", "detail"} for step in body["steps"])
+
+
+def test_now_is_the_default(capsys: pytest.CaptureFixture[str], real: Path) -> None:
+    status, body = verify(capsys, real / "quote.bin", real / "collateral.json")
+    assert (status, body["expiry"]["expired"], body["authentic"]) == (5, True, True)
+
+
+def test_policy_decides(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path) -> None:
+    folder = real.parent / "zkdcap-v4"
+    arguments = (folder / "quote.bin", folder / "collateral.json", "--at", "1737500000")
+    status, body = verify(capsys, *arguments)
+    assert (status, body["authentic"], body["accepted"]) == (3, True, False)
+    policy = tmp_path / "policy.toml"
+    policy.write_text('name = "lenient"\n[tcb]\naccepted_statuses = ["UpToDate", "OutOfDate"]\n')
+    status, body = verify(capsys, *arguments, "--policy", policy)
+    assert (status, body["accepted"], body["policy"]["name"]) == (0, True, "lenient")
+    status, body = verify(capsys, *arguments, "--policy", policy, "--report-data", "ff")
+    assert (status, body["accepted"]) == (3, False)
+
+
+def test_only_named_roots_are_trusted(capsys: pytest.CaptureFixture[str], vectors: Path) -> None:
+    folder = vectors / "attestation" / "synthetic" / "ok_v5_td15"
+    arguments = (folder / "quote.bin", folder / "collateral.json", "--at", "1781481600")
+    status, body = verify(capsys, *arguments)
+    assert (status, body["authentic"], body["status"]) == (3, False, "SGX_PCK_CERT_CHAIN_UNTRUSTED")
+    status, body = verify(capsys, *arguments, "--trust-root", folder / "root.der")
+    assert (status, body["authentic"]) == (0, True)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x04\x00", b"garbage" * 500, b"4" * 3000, bytes(5000)])
+def test_false_quotes(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path, content: bytes) -> None:
+    quote = tmp_path / "quote.bin"
+    quote.write_bytes(content)
+    status, body = verify(capsys, quote, real / "collateral.json", "--at", NOW)
+    assert (status, body["authentic"], body["status"]) == (3, False, "UNSUPPORTED_QUOTE_FORMAT")
+    assert body["fault_offset"] is not None
+    step = next(step for step in body["steps"] if step["outcome"] == "fail" and step["name"] == "quote_format")
+    assert "at offset" in step["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", 3),
+        ("no JSON", 3),
+        ("[" * 50000, 3),
+        ("{}", 5),
+        ('{"tcb_info": 3}', 5),
+        ("null", 3),
+    ],
+)
+def test_false_collateral(
+    capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path, content: str, expected: int
+) -> None:
+    collateral = tmp_path / "collateral.json"
+    collateral.write_text(content)
+    status, body = verify(capsys, real / "quote.bin", collateral, "--at", NOW)
+    assert (status, body["authentic"]) == (expected, False)
+    assert body.keys() >= CONTRACT
+    assert body["steps"][0]["name"] == "collateral"
+    assert body["steps"][0]["outcome"] == "fail"
+
+
+def test_missing_items(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path) -> None:
+    members = json.loads((real / "collateral.json").read_text())
+    for name in [name for name in members if name != "pck_crl_issuer_chain"]:
+        collateral = tmp_path / "collateral.json"
+        collateral.write_text(json.dumps({key: value for key, value in members.items() if key != name}))
+        status, body = verify(capsys, real / "quote.bin", collateral, "--at", NOW)
+        assert (status, body["authentic"]) == (5, False)
+        assert name in body["steps"][0]["detail"]
+    status, body = verify(capsys, real / "quote.bin", tmp_path / "absent.json", "--at", NOW)
+    assert (status, body["authentic"]) == (5, False)
+
+
+def test_usage_errors(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path) -> None:
+    arguments = ["quote", "verify", str(real / "quote.bin"), "--collateral", str(real / "collateral.json")]
+    empty = tmp_path / "empty"
+    empty.write_text("")
+    for more in (
+        ["--at", "yesterday"],
+        ["--at", "9" * 40],
+        ["--trust-root", str(tmp_path / "absent")],
+        ["--trust-root", str(empty)],
+        ["--policy", str(tmp_path / "absent")],
+        ["--report-data", "xyz"],
+    ):
+        assert main([*arguments, *more]) == 2
+    assert main(["quote", "verify", str(tmp_path / "absent"), "--collateral", str(real / "collateral.json")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_show(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path) -> None:
+    status, body = run(capsys, "quote", "show", real / "quote.bin")
+    assert (status, body["schema"], body["version"], body["tee"]) == (0, "tdxstack/quote/v1", 4, "tdx")
+    assert body["signature"]["pck"]["fmspc"] == "b0c06f000000"
+    assert body["body"]["td_attribute_names"] == ["SEPT_VE_DISABLE"]
+    for text in (
+        (real / "quote.bin").read_bytes().hex(),
+        base64.b64encode((real / "quote.bin").read_bytes()).decode(),
+    ):
+        copy = tmp_path / "quote.txt"
+        copy.write_text(text + "\n")
+        assert run(capsys, "quote", "show", copy)[1] == body
+    status, sgx = run(capsys, "quote", "show", real.parent / "dcapqvl-sgx-v3" / "quote.bin")
+    assert (status, sgx["tee"], sgx["signature"]["pck"]["ca"]) == (0, "sgx", "processor")
+    empty = tmp_path / "empty"
+    empty.write_bytes(b"")
+    status, error = run(capsys, "quote", "show", empty)
+    assert (status, error["error"]) == (1, "WireError")
+
+
+def test_report_show(capsys: pytest.CaptureFixture[str], vectors: Path) -> None:
+    folder = vectors / "attestation" / "tdreport"
+    status, body = run(capsys, "report", "show", folder / "tdreport_for_test.dat")
+    assert (status, body["hashes_hold"]) == (0, True)
+    assert len(body["td_info"]["rtmrs"]) == 4
+    assert run(capsys, "report", "show", folder / "not_a_tdreport.dat")[0] == 1
+
+
+def test_explain(capsys: pytest.CaptureFixture[str], real: Path) -> None:
+    folder = real.parent / "zkdcap-v4"
+    status, body = run(
+        capsys,
+        "quote",
+        "explain",
+        folder / "quote.bin",
+        "--collateral",
+        folder / "collateral.json",
+        "--at",
+        "1737500000",
+    )
+    assert status == 0
+    assert body["launch"][0]["gaps"][0]["need"] == 7
+    assert body["remedies"][0]["class"] == "bios-or-microcode"
+
+
+def test_collateral_show_and_compare(capsys: pytest.CaptureFixture[str], real: Path, vectors: Path) -> None:
+    status, body = run(capsys, "collateral", "show", real / "collateral.json", "--at", NOW)
+    assert (status, body["tcb_info"]["fmspc"], body["tcb_info"]["status"]) == (0, "b0c06f000000", "OK")
+    assert run(capsys, "collateral", "show", real / "collateral.json")[0] == 5
+    synthetic = vectors / "attestation" / "synthetic" / "bad_tcbsig"
+    shown = ("collateral", "show", synthetic / "collateral.json", "--at", "1781481600")
+    assert run(capsys, *shown, "--trust-root", synthetic / "root.der")[0] == 3
+    old, new = (real.parent / name for name in ("zkdcap-v4", "flashbots-dcap-v4"))
+    status, body = run(
+        capsys,
+        "collateral",
+        "compare",
+        old / "collateral.json",
+        new / "collateral.json",
+        "--quote",
+        new / "quote.bin",
+    )
+    assert status == 0
+    assert (body["old"]["tcb_evaluation_number"], body["new"]["tcb_evaluation_number"]) == (17, 18)
+    assert body["falls_out"]
+    assert body["quotes"][0]["new"] == "UpToDate"
+    other = run(capsys, "collateral", "compare", old / "collateral.json", real / "collateral.json")
+    assert other[0] == 5
+
+
+def test_policy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[td]\nallow_debug = true\n")
+    status, body = run(capsys, "policy", "check", policy)
+    assert (status, body["policy"]["td"]) == (0, {"allow_debug": True})
+    status, body = run(capsys, "policy", "explain")
+    assert status == 0
+    assert all(setting["default"] for setting in body["settings"])
+    policy.write_text("[td]\nallow_debgu = true\n")
+    status, body = run(capsys, "policy", "check", policy)
+    assert (status, body["hint"]) == (2, "did you mean allow_debug?")
+
+
+@pytest.mark.parametrize("name", ["dcapqvl-tdx-v4", "zkdcap-v4", "dcapqvl-tdx-v5-outdated", "dcapqvl-sgx-v3"])
+def test_text_for_people(capsys: pytest.CaptureFixture[str], real: Path, name: str) -> None:
+    folder = real.parent / name
+    evidence = [str(folder / "quote.bin"), "--collateral", str(folder / "collateral.json")]
+    at = str(json.loads((folder / "meta.json").read_text())["valid_from"])
+    main(["quote", "verify", *evidence, "--at", at])
+    main(["quote", "explain", *evidence, "--at", at])
+    main(["quote", "show", evidence[0]])
+    main(["collateral", "show", evidence[2], "--at", at])
+    main(["policy", "explain"])
+    out = capsys.readouterr().out
+    assert "verdict    " in out
+    assert "platform at launch: " in out
