@@ -151,6 +151,10 @@ class SoftwarePlatform:
     def trust_root(self) -> bytes:
         return self._store.pki().root_der
 
+    def pck_chain(self) -> str:
+        """PEM: the platform's PCK certificate, the platform CA, the root; what its quotes carry."""
+        return self._store.pki().pck_chain
+
     def module(self) -> TdxModule:
         """The platform's TDX module. Its SVNs are asked of the directory at each use: it can be updated live."""
         return TdxModule(self._store.report_key(), self.tcb)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import stat
 from datetime import UTC, datetime, timedelta
@@ -141,6 +142,13 @@ def test_sgx_extension_reads_back(platform: SoftwarePlatform) -> None:
     assert bytes(extension.ppid).startswith(b"software")
     certificate = x509.load_pem_x509_certificate(pem)
     assert [item.oid.dotted_string for item in certificate.extensions][-1] == SGX_EXTENSION_OID
+
+
+def test_pck_chain(platform: SoftwarePlatform) -> None:
+    chain = x509.load_pem_x509_certificates(platform.pck_chain().encode())
+    assert len(chain) == 3
+    for certificate, issuer in itertools.pairwise(chain):
+        certificate.verify_directly_issued_by(issuer)
 
 
 def test_module_svn_does_not_go_down(platform: SoftwarePlatform) -> None:
