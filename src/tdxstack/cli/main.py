@@ -17,6 +17,9 @@ from tdxstack.errors import ExitCode, TdxStackError
 #: noun -> (module under tdxstack.cli.commands, one line of help), in the order of ``tdxctl --help``.
 NOUNS: dict[str, tuple[str, str]] = {
     "host": ("host", "check, diagnose and install this host"),
+    "td": ("td", "trust domains: define, start, watch, reach, end"),
+    "platform": ("platform", "software TDX platforms, and this machine's hardware"),
+    "qgs": ("qgs", "serve and ask Quote Generation Services"),
     "report": ("report", "show TDREPORTs"),
     "quote": ("quote", "show, verify and explain quotes"),
     "collateral": ("collateral", "show collateral, compare evaluations"),

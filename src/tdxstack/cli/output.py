@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from tdxstack.errors import TdxStackError
+from tdxstack.errors import TdxStackError, UsageError
 
 
 def help_formatter() -> Any:
@@ -63,6 +63,20 @@ def step(text: str) -> None:
     """Progress of long work: one line per step."""
     mark = "\033[36m==>\033[0m" if colour(sys.stderr) else "==>"
     say(f"{mark} {text}")
+
+
+def confirmed(args: argparse.Namespace, question: str) -> bool:
+    """Whether ``--yes`` was given, or the person at the terminal says so.
+
+    Raises:
+        UsageError: nobody can be asked.
+    """
+    if getattr(args, "yes", False):
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nobody is there to answer", hint="repeat the command with --yes")
+    say(f"{question} [y/N] ")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def failure(error: TdxStackError, *, as_json: bool) -> None:

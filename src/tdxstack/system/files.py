@@ -71,6 +71,30 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def take_lock(path: Path, *, wait: bool = True, hint: str | None = None) -> int:
+    """Take an exclusive lock on ``path`` (created if absent) and return its descriptor, which holds it.
+
+    The lock lasts until every copy of the descriptor is closed, so it can be handed to a child process.
+
+    Raises:
+        LockHeld: another process holds it and ``wait`` is false.
+        SystemFault: the lock file cannot be made.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SystemFault(f"cannot lock {path}: {error.strerror or error}", hint=_hint(error, path)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LockHeld(str(path), hint=hint) from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = True, hint: str | None = None) -> Iterator[None]:
     """Hold an exclusive lock on ``path`` (created if absent); the kernel frees it if we die.
@@ -78,12 +102,8 @@ def locked(path: Path, *, wait: bool = True, hint: str | None = None) -> Iterato
     Raises:
         LockHeld: another process holds it and ``wait`` is false.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = take_lock(path, wait=wait, hint=hint)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise LockHeld(str(path), hint=hint) from None
         yield
     finally:
         os.close(descriptor)

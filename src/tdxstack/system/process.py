@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from tdxstack.errors import ProcessFailed, ProcessTimeout, ProgramMissing
+
+if TYPE_CHECKING:
+    import asyncio
+
+#: The handle of a program that was started with ``spawn``.
+Child = subprocess.Popen[bytes]
 
 #: Debian package of each program that tdxstack starts, for the error's hint.
 PACKAGES: dict[str, str] = {
@@ -123,3 +130,35 @@ def spawn(
         pass_fds=tuple(pass_fds),
         start_new_session=new_session,
     )
+
+
+def become(argv: Sequence[str]) -> NoReturn:
+    """Replace this process by a program, which inherits the terminal.
+
+    Raises:
+        ProgramMissing: it is not installed.
+    """
+    os.execv(find(argv[0]), list(argv))  # noqa: S606 - an argv list, no shell
+
+
+async def ended(child: Child) -> int:
+    """Wait in the event loop until ``child`` has ended; its status (negative: the signal that ended it)."""
+    import asyncio
+
+    if (status := child.poll()) is not None:
+        return status
+    loop = asyncio.get_running_loop()
+    gone: asyncio.Future[None] = loop.create_future()
+    descriptor = os.pidfd_open(child.pid)
+    try:
+        loop.add_reader(descriptor, _settle, gone)
+        await gone
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    return child.wait()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

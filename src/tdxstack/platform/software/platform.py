@@ -177,21 +177,25 @@ class SoftwarePlatform:
                 self._store.write_identity("pck", identity)
             self._store.write_state(state)
 
+    def check_module(self, module: ModuleVersion) -> None:
+        """Whether a TDX module may take the place of the present one while TDs run.
+
+        Raises:
+            StateError: its SVN is lower.
+        """
+        present = self.tcb().module
+        if (module.major_svn, module.svn) < (present.major_svn, present.svn):
+            needed = f"a module with SVN {present.svn} or higher"
+            raise StateError(f"platform {self.name}", f"load TDX module {module}", f"on {present}", needed)
+
     def update_module(self, module: ModuleVersion) -> None:
         """Replace the TDX module while TDs run (TD-preserving update).
 
         Raises:
             StateError: the module's SVN would go down.
         """
-        current = self.tcb()
-        if (module.major_svn, module.svn) < (current.module.major_svn, current.module.svn):
-            raise StateError(
-                f"platform {self.name}",
-                f"load TDX module {module}",
-                f"on {current.module}",
-                "a module of the same or a higher SVN",
-            )
-        self.update_tcb(dataclasses.replace(current, module=module))
+        self.check_module(module)
+        self.update_tcb(dataclasses.replace(self.tcb(), module=module))
 
     def set_reference(self, reference: TcbReference) -> None:
         """Let the collateral call other SVNs current, as a TCB recovery does; the collateral is made anew."""

@@ -9,6 +9,8 @@ from dataclasses import replace
 import dcap_qvl  # type: ignore[import-untyped]
 import pytest
 
+from tdxstack.dcap.collateral import Collateral
+from tdxstack.dcap.verifier import Verifier
 from tdxstack.platform.software.platform import SoftwarePlatform
 from tdxstack.platform.software.quoting import QE_ID, ReportRefused
 from tdxstack.platform.software.tcb import ModuleVersion, PlatformTcb, TcbReference
@@ -20,10 +22,17 @@ from .conftest import run_td
 
 
 def judge(quote: bytes, platform: SoftwarePlatform, *, root: bytes | None = None) -> tuple[str, list[str]]:
-    """dcap-qvl's status and advisories."""
+    """dcap-qvl's status and advisories; our own verifier has to agree."""
+    anchor = root or platform.trust_root()
     collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(platform.collateral()))
-    report = dcap_qvl.verify_with_root_ca(quote, collateral, root or platform.trust_root(), int(time.time()))
+    report = dcap_qvl.verify_with_root_ca(quote, collateral, anchor, int(time.time()))
     verdict = json.loads(report.to_json())
+    ours = Verifier(Collateral.from_json(json.dumps(platform.collateral())), [anchor]).verify(
+        quote, now=int(time.time())
+    )
+    assert ours.authentic
+    assert ours.software
+    assert (ours.status, list(ours.advisories)) == (verdict["status"], verdict["advisory_ids"])
     return verdict["status"], verdict["advisory_ids"]
 
 

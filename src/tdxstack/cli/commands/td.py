@@ -1,0 +1,284 @@
+"""``tdxctl td``: define, start, watch, reach and end trust domains."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tdxstack.cli import output
+from tdxstack.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from tdxstack.vm.record import TdRecord
+
+Run = Callable[[argparse.Namespace], ExitCode]
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    from tdxstack.cli.commands import td_reach
+
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_create(verbs)
+    start = _verb(verbs, "start", run_start, "start a TD; returns when its machine runs")
+    start.add_argument("--wait", action="store_true", help="return when the guest's agent is ready")
+    start.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds that --wait may take")
+    start.add_argument("--dry-run", action="store_true", help="print QEMU's argument list and start nothing")
+    output.add_json(start)
+    stop = _verb(verbs, "stop", run_stop, "power a TD off")
+    stop.add_argument("--mode", choices=("acpi", "agent", "force"), default="acpi", help="how (default: acpi)")
+    stop.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds the guest may take")
+    _add_dry_run(stop)
+    output.add_json(stop)
+    for name, run, text in (
+        ("suspend", run_suspend, "halt a running TD's CPUs"),
+        ("resume", run_resume, "let a suspended TD's CPUs run"),
+        ("show", run_show, "everything about one TD"),
+    ):
+        output.add_json(_verb(verbs, name, run, text))
+    output.add_json(_verb(verbs, "list", run_list, "all TDs and their states", named=False))
+    _add_wait(verbs)
+    delete = _verb(verbs, "delete", run_delete, "forget a TD with its overlay and logs", named=False)
+    delete.add_argument("names", nargs="+", metavar="NAME", help="TDs to delete")
+    delete.add_argument("--yes", action="store_true", help="do not ask; stop a running TD by force")
+    _add_dry_run(delete)
+    schema = _verb(verbs, "schema", run_schema, "JSON Schema of a TD specification", named=False)
+    schema.set_defaults(json=True)
+    td_reach.add_verbs(lambda name, run, text: _verb(verbs, name, run, text))
+
+
+def _verb(verbs: Any, name: str, run: Run, text: str, *, named: bool = True) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=text, formatter_class=output.help_formatter()
+    )
+    if named:
+        parser.add_argument("name", metavar="NAME", help="name of the TD")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
+
+
+def _add_create(verbs: Any) -> None:
+    from tdxstack.vm.spec import SETTINGS
+
+    parser = _verb(
+        verbs, "create", run_create, "define a TD, from options or a TOML file; starts nothing", named=False
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="name of the TD (default: the TOML file's)")
+    parser.add_argument("--spec", metavar="FILE", help="TOML file with settings; options here take precedence")
+    parser.add_argument("--dry-run", action="store_true", help="print the specification as TOML and define nothing")
+    output.add_json(parser)
+    group = parser.add_argument_group("settings", "of the TD; `tdxctl td schema` has their types and defaults")
+    for setting in SETTINGS:
+        if setting.name == "name":
+            continue
+        options: dict[str, Any] = {"dest": f"set_{setting.name}", "default": None}
+        help_text = setting.help.replace("%", "%%")
+        if setting.codec.metavar == "BOOL":
+            group.add_argument(setting.flag, action=argparse.BooleanOptionalAction, help=help_text, **options)
+        else:
+            action = "append" if setting.repeated else "store"
+            group.add_argument(setting.flag, action=action, metavar=setting.codec.metavar, help=help_text, **options)
+
+
+def _add_wait(verbs: Any) -> None:
+    wait = _verb(verbs, "wait", run_wait, "wait for a TD's agent, its sshd or a state")
+    wait.add_argument(
+        "--for",
+        dest="goal",
+        default="agent",
+        choices=("agent", "ssh", "running", "paused", "stopped"),
+        help="what to wait for (default: agent)",
+    )
+    wait.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds to wait")
+
+
+def run_create(args: argparse.Namespace) -> ExitCode:
+    from pathlib import Path
+
+    from tdxstack.vm import lifecycle, spec_file
+    from tdxstack.vm.spec import SETTINGS, TdSpec
+
+    values = spec_file.read_settings(Path(args.spec)) if args.spec else {}
+    options = {setting.name: getattr(args, f"set_{setting.name}", None) for setting in SETTINGS}
+    values |= {name: value for name, value in options.items() if value is not None}
+    if args.name:
+        values["name"] = args.name
+    spec = TdSpec.from_mapping(values).check()
+    if args.dry_run:
+        output.emit(args, output.document("td-spec", spec.to_mapping()), lambda: spec_file.dumps(spec))
+        return ExitCode.DONE
+    record = lifecycle.create(spec)
+    output.emit(args, _document(record), lambda: f"{record.name} defined; next: tdxctl td start {record.name}")
+    return ExitCode.DONE
+
+
+def run_start(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import lifecycle
+
+    if args.dry_run:
+        return _preview(args)
+    record = lifecycle.start(args.name, progress=output.step)
+    if args.wait:
+        output.step("waiting for the guest's agent")
+        lifecycle.wait_ready(args.name, args.timeout)
+    output.emit(args, _document(record), lambda: _started(record))
+    return ExitCode.DONE
+
+
+def _preview(args: argparse.Namespace) -> ExitCode:
+    import shlex
+
+    from tdxstack.vm import plan
+    from tdxstack.vm.lifecycle import status
+
+    argv, run = plan.preview(status(args.name))
+    body = {"argv": argv, "dialect": run.dialect, "accelerator": run.accelerator, "firmware": run.firmware}
+    output.emit(args, output.document("td-argv", body), lambda: shlex.join(argv))
+    return ExitCode.DONE
+
+
+def _started(record: TdRecord) -> str:
+    reach = f"; ssh port {record.run.ssh_port}" if record.run.ssh_port else ""
+    return f"{record.name} is {record.state.value} ({record.run.dialect}, {record.run.accelerator}{reach})"
+
+
+def run_stop(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import lifecycle
+
+    if args.dry_run:
+        output.say(f"would stop {args.name} by {args.mode} (it is {lifecycle.status(args.name).state.value})")
+        return ExitCode.DONE
+    return _tell(args, lifecycle.stop(args.name, args.mode, timeout=args.timeout))
+
+
+def run_suspend(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import lifecycle
+
+    return _tell(args, lifecycle.suspend(args.name))
+
+
+def run_resume(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import lifecycle
+
+    return _tell(args, lifecycle.resume(args.name))
+
+
+def _tell(args: argparse.Namespace, record: TdRecord) -> ExitCode:
+    output.emit(args, _document(record), lambda: f"{record.name} is {record.state.value}")
+    return ExitCode.DONE
+
+
+def run_show(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm.lifecycle import status
+
+    record = status(args.name)
+    output.emit(args, _document(record), lambda: _described(record))
+    return ExitCode.DONE
+
+
+def run_list(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm.lifecycle import list_all
+
+    records = list_all()
+    body = {"tds": [_document(record) for record in records]}
+    output.emit(args, output.document("td-list", body), lambda: _table(records))
+    return ExitCode.DONE
+
+
+def run_wait(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import waiting
+
+    waiting.wait_for(args.name, args.goal, args.timeout)
+    output.say(f"{args.name}: {args.goal}")
+    return ExitCode.DONE
+
+
+def run_delete(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import lifecycle
+    from tdxstack.vm.record import Place
+
+    for name in args.names:
+        if not Place(name).directory.exists():
+            raise UsageError(f"there is no TD {name!r}", hint="tdxctl td list")
+    if args.dry_run:
+        for name in args.names:
+            output.say(f"would delete {Place(name).directory}")
+        return ExitCode.DONE
+    if not output.confirmed(args, f"Delete {', '.join(args.names)} with all that was written to them?"):
+        return ExitCode.FAILED
+    for name in args.names:
+        lifecycle.delete(name, force=args.yes)
+        output.say(f"{name} deleted")
+    return ExitCode.DONE
+
+
+def run_schema(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm.spec import json_schema
+
+    output.emit(args, json_schema(), lambda: "")
+    return ExitCode.DONE
+
+
+def _document(record: TdRecord) -> dict[str, Any]:
+    values = record.to_mapping()
+    directory = record.place.directory
+    files = {"directory": str(directory), "console_log": str(record.place.console_log)}
+    return {**values, "schema": "tdxstack/td/v1", "files": files}
+
+
+def _table(records: list[TdRecord]) -> str:
+    if not records:
+        return "no TDs; next: tdxctl td create NAME --kernel FILE --image FILE"
+    rows = [("NAME", "STATE", "TYPE", "MEMORY", "VCPUS", "SSH", "SINCE", "REASON")]
+    for record in records:
+        spec = record.spec
+        live = record.state.value in ("running", "paused", "starting", "stopping")
+        ssh = str(record.run.ssh_port or "-") if live else "-"
+        size = spec.to_mapping().get("memory", "2G")
+        rows.append(
+            (
+                spec.name,
+                record.state.value,
+                spec.type.value,
+                size,
+                str(spec.vcpus),
+                ssh,
+                record.since,
+                record.reason or "",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _described(record: TdRecord) -> str:
+    run, place = record.run, record.place
+    facts: list[tuple[str, Any]] = [
+        ("name", record.name),
+        ("state", record.state.value),
+        ("reason", record.reason),
+        ("since", record.since),
+        ("dialect", run.dialect),
+        ("accelerator", run.accelerator),
+        ("firmware", run.firmware),
+        ("firmware sha256", run.firmware_sha256),
+        ("ssh", run.ssh_port and f"127.0.0.1:{run.ssh_port}"),
+        ("ports", " ".join(run.ports)),
+        ("vsock CID", run.vsock_cid),
+        ("MAC", run.mac),
+        ("QEMU", run.qemu_pid and f"process {run.qemu_pid}"),
+        ("directory", place.directory),
+        *((key.replace("_", " "), value) for key, value in record.spec.to_mapping().items() if key != "name"),
+    ]
+    seen: set[str] = set()
+    lines = []
+    for key, value in facts:
+        if value and key not in seen:
+            seen.add(key)
+            lines.append(f"{key + ':':<18}{value}")
+    return "\n".join(lines)

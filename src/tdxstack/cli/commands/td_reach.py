@@ -1,0 +1,114 @@
+"""The verbs of ``tdxctl td`` that reach into a TD: console, ssh, logs, exec, copy."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tdxstack.cli import output
+from tdxstack.errors import ExitCode, StateError, UsageError
+
+if TYPE_CHECKING:
+    from tdxstack.vm.record import TdRecord
+
+Run = Callable[[argparse.Namespace], ExitCode]
+AddVerb = Callable[[str, Run, str], argparse.ArgumentParser]
+LOGS = ("console", "qemu", "supervisor", "firmware")
+FOLLOW_INTERVAL = 0.2
+COPY_TIMEOUT = 3600.0
+
+
+def add_verbs(add: AddVerb) -> None:
+    """Declare the verbs; ``add`` makes a verb's parser with its NAME."""
+    add("console", run_console, "connect this terminal to a TD's console (Ctrl-] leaves)")
+    ssh = add("ssh", run_ssh, "log in to a TD as root, or run a command there")
+    ssh.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="command and arguments; none: a shell"
+    )
+    logs = add("logs", run_logs, "print what a TD wrote to its console, or another of its logs")
+    logs.add_argument("--log", choices=LOGS, default="console", help="which log (default: console)")
+    logs.add_argument("--qemu", action="store_const", const="qemu", dest="log", help="the same as --log qemu")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on printing until the TD ends")
+    copy = add("copy", run_copy, "copy files into a TD or out of it; a path in the TD starts with ':'")
+    copy.add_argument("source", metavar="FROM", help="file or directory, e.g. ./report or :/var/log/syslog")
+    copy.add_argument("target", metavar="TO", help="where it goes, e.g. :/root/ or ./")
+
+
+def run_console(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.cli.console import relay
+    from tdxstack.vm.lifecycle import status
+    from tdxstack.vm.state import ACTIVE, require
+
+    record = status(args.name)
+    require(args.name, "open its console", record.state, ACTIVE, hint=f"tdxctl td start {args.name}")
+    relay(record.place.run_dir / "console.sock")
+    return ExitCode.DONE
+
+
+def run_ssh(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.system.process import become
+    from tdxstack.vm.keys import ssh_argv
+
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    become(ssh_argv(_running(args.name, "ssh"), command))
+
+
+def _running(name: str, operation: str) -> TdRecord:
+    from tdxstack.vm.lifecycle import status
+    from tdxstack.vm.state import State, require
+
+    record = status(name)
+    require(name, operation, record.state, frozenset({State.RUNNING}), hint=f"tdxctl td start {name}")
+    return record
+
+
+def run_copy(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.system.process import run
+    from tdxstack.vm.keys import HOST, USER, ssh_options, ssh_port
+
+    inside = [text.startswith(":") for text in (args.source, args.target)]
+    if inside.count(True) != 1:
+        raise UsageError("exactly one of FROM and TO is in the TD", hint="write a path in the TD as :/root/file")
+    record = _running(args.name, "copy")
+    places = [
+        f"{USER}@{HOST}{text}" if text.startswith(":") else str(Path(text)) for text in (args.source, args.target)
+    ]
+    run(["scp", "-r", *ssh_options(record), "-P", str(ssh_port(record)), *places], timeout=COPY_TIMEOUT)
+    return ExitCode.DONE
+
+
+def run_logs(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm.lifecycle import status
+
+    record = status(args.name)
+    path = record.place.directory / f"{args.log}.log"
+    if not path.exists():
+        raise StateError(
+            f"TD {args.name}", f"print {path.name}", record.state.value, "a TD that has run",
+            hint=f"tdxctl td start {args.name}",
+        )  # fmt: skip
+    with path.open("rb") as stream:
+        while True:
+            if data := stream.read(1 << 16):
+                output.raw(data)
+            elif not args.follow or not _lives(args.name):
+                return ExitCode.DONE
+            else:
+                _pause()
+
+
+def _lives(name: str) -> bool:
+    from tdxstack.vm.lifecycle import status
+    from tdxstack.vm.state import ACTIVE
+
+    return status(name).state in ACTIVE
+
+
+def _pause() -> None:
+    import time
+
+    sys.stdout.flush()
+    time.sleep(FOLLOW_INTERVAL)

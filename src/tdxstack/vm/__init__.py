@@ -1,0 +1,1 @@
+"""From what the user wants (``TdSpec``) to a running, supervised machine."""

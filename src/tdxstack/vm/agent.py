@@ -1,0 +1,143 @@
+"""The host end of the guest agent: newline-delimited JSON on the virtio-serial port ``org.tdxstack.agent.0``.
+
+Request ``{"id", "method", "params"}``, answer ``{"id", "result"}`` or
+``{"id", "error": {"type", "message", "hint"}}``; the guest says ``{"event": "ready", ...}`` when its agent starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tdxstack.errors import SystemFault
+
+#: Longest line that an agent may send: a CCEL and a quote in base64 fit many times.
+MAX_LINE = 16 << 20
+
+
+class AgentError(SystemFault):
+    """The guest agent answered with an error, or not at all."""
+
+
+class AgentConnection:
+    """One connection to the port's socket; requests may overlap, answers find their request by id."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._ready = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self.greeting: dict[str, Any] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the guest's agent has said that it is there."""
+        return self._ready.is_set()
+
+    async def open(self) -> None:
+        """Connect to QEMU's end of the port; the guest need not be up."""
+        reader, self._writer = await asyncio.open_unix_connection(str(self._path), limit=MAX_LINE)
+        self._task = asyncio.create_task(self._read(reader))
+
+    async def wait_ready(self, within: float) -> dict[str, Any]:
+        """The agent's greeting.
+
+        Raises:
+            AgentError: it did not come within ``within`` seconds.
+        """
+        try:
+            await asyncio.wait_for(self._ready.wait(), within)
+        except TimeoutError:
+            raise AgentError(
+                f"the guest's agent did not report within {within:g} s",
+                hint="look at the guest's console: tdxctl td logs NAME",
+            ) from None
+        return self.greeting
+
+    def gone(self) -> None:
+        """The guest closed its end (QEMU's event VSERPORT_CHANGE)."""
+        self._ready.clear()
+        self._fail_all("the guest's agent closed its port")
+
+    async def call(self, method: str, params: Mapping[str, Any], within: float) -> Any:
+        """The agent's answer to one request.
+
+        Raises:
+            AgentError: an error from the guest, or no answer within ``within`` seconds.
+        """
+        if self._writer is None:
+            raise AgentError("the guest's agent is not connected", hint="tdxctl td start NAME")
+        number = next(self._ids)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        try:
+            line = json.dumps({"id": number, "method": method, "params": dict(params)}).encode() + b"\n"
+            self._writer.write(line)
+            await self._writer.drain()
+            return await asyncio.wait_for(future, within)
+        except TimeoutError:
+            raise AgentError(
+                f"the guest's agent did not answer {method} within {within:g} s",
+                hint="look at the guest's console: tdxctl td logs NAME",
+            ) from None
+        except OSError as error:
+            raise AgentError(f"the guest's agent cannot be reached: {error}", hint="tdxctl td list") from error
+        finally:
+            self._waiting.pop(number, None)
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._writer is not None:
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+        self._fail_all("the TD has ended")
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while line := await reader.readline():
+                self._take(line)
+        except (ValueError, OSError):
+            pass
+        self.gone()
+
+    def _take(self, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(message, dict):
+            return
+        if message.get("event") == "ready":
+            self.greeting = message
+            self._ready.set()
+            return
+        future = self._waiting.get(message.get("id", 0))
+        if future is None or future.done():
+            return
+        if "error" in message:
+            future.set_exception(_error(message["error"]))
+        else:
+            future.set_result(message.get("result"))
+
+    def _fail_all(self, reason: str) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(AgentError(reason, hint="tdxctl td list"))
+
+
+def _error(error: object) -> AgentError:
+    if not isinstance(error, Mapping):
+        return AgentError(f"the guest's agent: {error}")
+    hint = error.get("hint")
+    return AgentError(f"the guest's agent: {error.get('message')}", hint=str(hint) if hint else None)

@@ -1,0 +1,139 @@
+"""Ports, vsock CIDs and MAC addresses that nobody else has: recorded under one lock, and tried by binding."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Literal
+
+from tdxstack.errors import SystemFault, UsageError
+from tdxstack.system import paths
+from tdxstack.system.files import locked
+from tdxstack.vm import record as records
+from tdxstack.vm.network import PortForward
+from tdxstack.vm.record import Run, TdRecord
+from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.spec_rules import FIRST_CID
+from tdxstack.vm.state import ACTIVE
+
+FIRST_PORT, LAST_PORT = 10022, 19999
+HOST = "127.0.0.1"
+#: QEMU's own prefix for locally made addresses.
+MAC_PREFIX = "52:54:00"
+
+
+@contextmanager
+def allocating() -> Iterator[None]:
+    """Hold the lock under which numbers are chosen and recorded."""
+    with locked(paths.runtime() / "allocation.lock"):
+        yield
+
+
+def mac_address(name: str, taken: frozenset[str] = frozenset()) -> str:
+    """A MAC address made from the home and the name, other than those ``taken``."""
+    attempt = 0
+    while True:
+        seed = f"{paths.home()}\0{name}\0{attempt}"
+        tail = hashlib.sha256(seed.encode()).digest()[:3]
+        address = MAC_PREFIX + "".join(f":{byte:02x}" for byte in tail)
+        if address not in taken:
+            return address
+        attempt += 1
+
+
+def can_bind(port: int, protocol: Literal["tcp", "udp"] = "tcp") -> bool:
+    """Whether a program could listen on ``port`` of 127.0.0.1 now."""
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if protocol == "tcp":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            if protocol == "tcp":
+                probe.listen(1)
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise
+    return True
+
+
+def fill(record: TdRecord, run: Run) -> Run:
+    """``run`` with ports, CID and MAC for ``record``. Call it within ``allocating`` and save the outcome there.
+
+    Raises:
+        SystemFault: a port or CID that the specification names is in use, or no port is free.
+    """
+    spec = record.spec
+    everyone = list(_others(record.name))
+    others = [other for other in everyone if other.state in ACTIVE]
+    taken = {port for other in others for port in _ports(other.run)}
+    addresses = frozenset(other.run.mac for other in everyone)
+    mac = spec.mac or record.run.mac or mac_address(spec.name, addresses)
+    run = replace(run, mac=mac, ssh_port=None, ports=())
+    if spec.network == "user":
+        ssh_port = (
+            _named_port(spec, PortForward("tcp", spec.ssh_port, 22), taken)
+            if spec.ssh_port
+            else _free_port("tcp", taken, prefer=record.run.ssh_port)
+        )
+        taken.add(ssh_port)
+        forwards = []
+        for one in spec.ports:
+            host = _named_port(spec, one, taken) if one.host else _free_port(one.protocol, taken)
+            taken.add(host)
+            forwards.append(str(PortForward(one.protocol, host, one.guest)))
+        run = replace(run, ssh_port=ssh_port, ports=tuple(forwards))
+    if spec.vsock or spec.quote.startswith("vsock"):
+        run = replace(run, vsock_cid=_cid(spec, {other.run.vsock_cid for other in others}))
+    return run
+
+
+def _others(name: str) -> Iterator[TdRecord]:
+    for other in records.names():
+        if other != name:
+            try:
+                yield records.observe(other)
+            except (SystemFault, UsageError):
+                continue
+
+
+def _ports(run: Run) -> Iterator[int]:
+    if run.ssh_port:
+        yield run.ssh_port
+    for text in run.ports:
+        yield int(text.split(":")[1])
+
+
+def _named_port(spec: TdSpec, forward: PortForward, taken: set[int]) -> int:
+    """The host port that the specification names, if nobody else has it."""
+    if forward.host in taken or not can_bind(forward.host, forward.protocol):
+        raise SystemFault(
+            f"TD {spec.name}: {forward.protocol} port {forward.host} of {HOST} is in use",
+            hint=f"`ss -lntup 'sport = :{forward.host}'` shows who has it; 0 instead of a number has one chosen",
+        )
+    return forward.host
+
+
+def _free_port(protocol: Literal["tcp", "udp"], taken: set[int], prefer: int | None = None) -> int:
+    for port in ([prefer] if prefer else []) + list(range(FIRST_PORT, LAST_PORT + 1)):
+        if port not in taken and can_bind(port, protocol):
+            return port
+    raise SystemFault(f"no free port from {FIRST_PORT} to {LAST_PORT}", hint="stop a TD: tdxctl td list")
+
+
+def _cid(spec: TdSpec, taken: set[int | None]) -> int:
+    if spec.vsock_cid:
+        if spec.vsock_cid in taken:
+            raise SystemFault(
+                f"TD {spec.name}: vsock CID {spec.vsock_cid} is in use", hint="set vsock_cid = 0 to have one chosen"
+            )
+        return spec.vsock_cid
+    cid = FIRST_CID
+    while cid in taken:
+        cid += 1
+    return cid

@@ -1,0 +1,54 @@
+"""What the start chooses where the specification leaves it open: dialect, accelerator, firmware."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tdxstack.errors import PlatformMissing
+from tdxstack.system import paths
+from tdxstack.vm import dialects
+from tdxstack.vm.dialects import Dialect
+from tdxstack.vm.spec import Accelerator, TdSpec, VmType
+
+HARDWARE = "tdx"
+#: Where firmware is looked for after the cache, where the image builder keeps the one it downloaded.
+FIRMWARE_PLACES = (
+    "/usr/share/ovmf/OVMF.fd",
+    "/usr/share/edk2/ovmf/OVMF.inteltdx.fd",
+    "/usr/share/qemu/OVMF.fd",
+)
+
+
+def dialect(spec: TdSpec) -> Dialect:
+    """The dialect that the spec names, or the one that its platform speaks."""
+    if spec.dialect != "auto":
+        return dialects.by_name(spec.dialect)
+    if spec.type is VmType.TD and spec.platform == HARDWARE:
+        return dialects.UPSTREAM
+    return dialects.SOFTWARE
+
+
+def accelerator(spec: TdSpec) -> str:
+    """``kvm`` or ``tcg``."""
+    if spec.accelerator is Accelerator.KVM:
+        return "kvm"
+    return "tcg"
+
+
+def firmware(spec: TdSpec) -> Path | None:
+    """The firmware file that boots; None for a legacy machine, which has QEMU's own.
+
+    Raises:
+        PlatformMissing: there is none on this machine.
+    """
+    if spec.type is VmType.LEGACY:
+        return None
+    if spec.firmware is not None:
+        return spec.firmware
+    own = sorted((paths.cache() / "firmware").glob("*/OVMF.fd"), reverse=True)
+    for place in (*own, *map(Path, FIRMWARE_PLACES)):
+        if place.exists():
+            return place
+    raise PlatformMissing(
+        "no TDVF or OVMF file on this machine", hint="apt-get install ovmf, or give --firmware FILE"
+    )

@@ -1,0 +1,110 @@
+"""The supervisor's control socket: lines of JSON, ``{"method", "params"}`` and ``{"result"}`` or ``{"error"}``.
+
+The client here is plain blocking code of the standard library, so that a command that asks one question starts fast.
+The server is in ``vm.control_server``.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from tdxstack.errors import ExitCode, StateError, SystemFault, TdxStackError
+from tdxstack.vm.record import Place, observe
+from tdxstack.vm.state import ACTIVE
+
+CONNECT_TIMEOUT = 5.0
+DEFAULT_TIMEOUT = 60.0
+
+
+class RemoteError(TdxStackError):
+    """An error that the supervisor answered with; ``kind`` is its class there, the exit code is the same."""
+
+    def __init__(self, kind: str, message: str, *, hint: str | None, exit_code: ExitCode) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+        self.exit_code = exit_code
+
+
+def error_document(error: TdxStackError) -> dict[str, Any]:
+    """An error as it goes over a socket or a pipe."""
+    return {
+        "type": getattr(error, "kind", type(error).__name__),
+        "message": error.message,
+        "hint": error.hint,
+        "exit_code": int(error.exit_code),
+    }
+
+
+def error_from_document(values: Mapping[str, Any]) -> RemoteError:
+    """The error that ``error_document`` wrote."""
+    try:
+        code = ExitCode(values.get("exit_code", ExitCode.FAILED))
+    except ValueError:
+        code = ExitCode.FAILED
+    kind, message = str(values.get("type", "error")), str(values.get("message", "no message"))
+    return RemoteError(kind, message, hint=values.get("hint"), exit_code=code)
+
+
+class ControlClient:
+    """Talks to the supervisor of one TD; use it as a context manager, or call ``close``.
+
+    Raises:
+        StateError: the TD has no supervisor now.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(CONNECT_TIMEOUT)
+        try:
+            self._socket.connect(str(Place(name).control))
+        except OSError as error:
+            self._socket.close()
+            record = observe(name)
+            if record.state not in ACTIVE:
+                raise StateError(
+                    f"TD {name}", "reach it", record.state.value, "running", hint=f"tdxctl td start {name}"
+                ) from None
+            raise SystemFault(f"TD {name}: its supervisor does not answer: {error}", hint="tdxctl td list") from error
+        self._stream = self._socket.makefile("rwb")
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
+
+    def call(self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float = DEFAULT_TIMEOUT) -> Any:
+        """The supervisor's answer to one request, within ``timeout`` seconds.
+
+        Raises:
+            RemoteError: it answered with an error.
+            SystemFault: it ended, or did not answer in time.
+        """
+        self._socket.settimeout(timeout)
+        try:
+            self._stream.write(json.dumps({"method": method, "params": dict(params or {})}).encode() + b"\n")
+            self._stream.flush()
+            line = self._stream.readline()
+        except TimeoutError:
+            raise SystemFault(
+                f"TD {self._name}: no answer to {method} within {timeout:g} s", hint=f"tdxctl td show {self._name}"
+            ) from None
+        except OSError as error:
+            raise self._ended(method) from error
+        if not line.endswith(b"\n"):
+            raise self._ended(method)
+        answer = json.loads(line)
+        if "error" in answer:
+            raise error_from_document(answer["error"])
+        return answer.get("result")
+
+    def _ended(self, method: str) -> SystemFault:
+        return SystemFault(f"TD {self._name}: its supervisor ended during {method}", hint="tdxctl td list")

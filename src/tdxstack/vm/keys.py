@@ -1,0 +1,82 @@
+"""The key pair with which this home logs in to its TDs, and the ``ssh`` command lines that use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tdxstack.errors import StateError, SystemFault, UsageError
+from tdxstack.system import paths
+from tdxstack.system.files import locked, private_directory, write_atomic
+from tdxstack.system.process import run
+from tdxstack.vm.record import TdRecord
+
+HOST = "127.0.0.1"
+USER = "root"
+
+
+def key_path() -> Path:
+    """The private key (ed25519, 0600), made by ``ssh-keygen`` on first use."""
+    directory = private_directory(paths.home() / "ssh")
+    key = directory / "id_ed25519"
+    with locked(directory / "lock"):
+        if not key.exists():
+            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tdxstack", "-f", str(key)], timeout=60)
+    return key
+
+
+def authorized_keys(extra: Sequence[Path]) -> str:
+    """The public keys that may log in: this home's own and those of the files in ``extra``.
+
+    Raises:
+        UsageError: a file that cannot be read or holds a private key.
+    """
+    lines = [key_path().with_suffix(".pub").read_text().strip()]
+    for path in extra:
+        try:
+            text = path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read the public key {path}: {error}", hint="ssh-keygen -t ed25519") from None
+        if "PRIVATE KEY" in text:
+            raise UsageError(f"{path} is a private key", hint=f"name the public one: {path}.pub")
+        lines.append(text)
+    return "\n".join(lines) + "\n"
+
+
+def write_authorized_keys(path: Path, extra: Sequence[Path]) -> None:
+    write_atomic(path, authorized_keys(extra), mode=0o600)
+
+
+def ssh_options(record: TdRecord) -> list[str]:
+    """Options that ``ssh`` and ``scp`` share: our key alone, and a list of known hosts of the TD's own."""
+    return [
+        *("-i", str(key_path())),
+        *("-o", "IdentitiesOnly=yes"),
+        *("-o", f"UserKnownHostsFile={record.place.known_hosts}"),
+        *("-o", "StrictHostKeyChecking=accept-new"),
+        *("-o", f"HostKeyAlias=td-{record.name}"),
+        *("-o", "ConnectTimeout=10"),
+        *("-o", "LogLevel=ERROR"),
+    ]
+
+
+def ssh_argv(record: TdRecord, command: Sequence[str] = ()) -> list[str]:
+    """``ssh`` to the TD as root, with ``command`` or a shell.
+
+    Raises:
+        StateError: the TD has no forwarded port now.
+    """
+    return ["ssh", *ssh_options(record), "-p", str(ssh_port(record)), f"{USER}@{HOST}", *command]
+
+
+def ssh_port(record: TdRecord) -> int:
+    """The port of 127.0.0.1 that reaches the TD's sshd."""
+    if record.run.ssh_port is None:
+        if record.spec.network != "user":
+            raise SystemFault(
+                f"TD {record.name} is on {record.spec.network}: no port is forwarded", hint="ssh to its own address"
+            )
+        raise StateError(
+            f"TD {record.name}", "ssh", record.state.value, "running", hint=f"tdxctl td start {record.name}"
+        )
+    return record.run.ssh_port

@@ -1,0 +1,288 @@
+"""What can be done with a TD, as Python: define, start, ask, stop, forget. ``tdxctl td`` is a thin layer over it.
+
+Imports here stay light: `td list` must not pay for what `td start` needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tdxstack.errors import LockHeld, SystemFault, TdxStackError, UsageError
+from tdxstack.system import paths
+from tdxstack.system.files import locked, private_directory, take_lock
+from tdxstack.vm import record as records
+from tdxstack.vm.control import ControlClient, error_from_document
+from tdxstack.vm.record import TdRecord
+from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.spec_rules import check_files
+from tdxstack.vm.state import ACTIVE, STARTABLE, State, require
+
+Progress = Callable[[str], None]
+LOCK_PATIENCE = 5.0
+READY_TIMEOUT = 300.0
+STOP_TIMEOUT = 60.0
+CALL_TIMEOUT = 120.0
+#: Longer than any step of an orderly end inside the supervisor.
+ANSWER_MARGIN = 30.0
+INTERRUPT_PATIENCE = 20.0
+
+
+def create(spec: TdSpec) -> TdRecord:
+    """Define a TD; nothing is started.
+
+    Raises:
+        UsageError: bad settings, missing files, or a TD of that name exists.
+    """
+    spec.check()
+    check_files(spec)
+    place = records.Place(spec.name)
+    with locked(paths.tds() / ".lock"):
+        if place.record.exists():
+            raise UsageError(f"TD {spec.name} exists", hint=f"tdxctl td delete {spec.name}, or take another name")
+        existed = place.directory.exists()
+        private_directory(place.directory)
+        record = TdRecord(spec=spec, since=records.now(), created=records.now())
+        try:
+            records.save(record)
+        except BaseException:
+            if not existed:
+                shutil.rmtree(place.directory, ignore_errors=True)
+            raise
+    return record
+
+
+def status(name: str) -> TdRecord:
+    """The TD's record, true at this moment."""
+    return records.observe(name)
+
+
+def list_all() -> list[TdRecord]:
+    """All TDs of this home, by name; a record that cannot be read is shown as failed with the reason."""
+    found = []
+    for name in records.names():
+        try:
+            found.append(records.observe(name))
+        except UsageError:
+            continue
+        except SystemFault as error:
+            found.append(TdRecord(spec=TdSpec(name=name), state=State.FAILED, reason=error.message))
+    return found
+
+
+def start(name: str, *, progress: Progress | None = None) -> TdRecord:
+    """Start a TD and return when its machine runs (its guest is then booting; see ``wait_ready``).
+
+    An interrupt (KeyboardInterrupt) during the start takes everything down again before it is raised.
+
+    Raises:
+        StateError: it runs already.
+        TdxStackError: what kept it from starting, as its supervisor said.
+    """
+    record = records.observe(name)
+    hint = f"tdxctl td show {name}" if record.state in ACTIVE else None
+    require(name, "start", record.state, STARTABLE, hint)
+    lock = _lock(record)
+    reading, writing = os.pipe()
+    try:
+        record = records.load(name)
+        require(name, "start", record.state, STARTABLE)
+        records.save(record.moved(State.STARTING))
+        pid = _spawn_supervisor(record, lock, writing)
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(lock)
+        os.close(writing)
+    try:
+        with os.fdopen(reading, "rb") as report:
+            return _await_report(record, report, progress)
+    except KeyboardInterrupt:
+        _interrupt(name, pid)
+        raise
+
+
+def _lock(record: TdRecord) -> int:
+    """The TD's lock; its last supervisor may need a moment to let go."""
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            return take_lock(record.place.lock, wait=False, hint=f"tdxctl td show {record.name}")
+        except LockHeld:
+            if time.monotonic() > deadline:
+                raise
+            require(record.name, "start", records.load(record.name).state, STARTABLE)
+            time.sleep(0.05)
+
+
+def _spawn_supervisor(record: TdRecord, lock: int, report: int) -> int:
+    from tdxstack.system.process import spawn
+
+    place = record.place
+    with place.supervisor_log.open("wb") as log:
+        child = spawn(
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "tdxstack.vm.supervisor",
+                record.name,
+                f"--lock={lock}",
+                f"--report={report}",
+            ],
+            stdout=log,
+            stderr=log,
+            pass_fds=(lock, report),
+            cwd=place.directory,
+            die_with_parent=False,
+            new_session=True,
+        )
+    return child.pid
+
+
+def _await_report(record: TdRecord, report: Any, progress: Progress | None) -> TdRecord:
+    for line in report:
+        message = json.loads(line)
+        if "step" in message and progress is not None:
+            progress(message["step"])
+        if "started" in message:
+            return TdRecord.from_mapping(message["started"])
+        if "failed" in message:
+            raise error_from_document(message["failed"])
+    said = record.place.supervisor_log.read_text(errors="replace").strip().splitlines()
+    raise SystemFault(
+        f"TD {record.name}: its supervisor ended during the start" + (f": {said[-1]}" if said else ""),
+        hint=f"tdxctl td start {record.name}; its log: {record.place.supervisor_log}",
+    )
+
+
+def _interrupt(name: str, pid: int) -> None:
+    """End a start that is under way, and wait until its supervisor has cleaned up."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + INTERRUPT_PATIENCE
+    while records.observe(name).state in ACTIVE:
+        if time.monotonic() > deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(0.05)
+
+
+def wait_ready(name: str, timeout: float = READY_TIMEOUT) -> dict[str, Any]:
+    """Wait until the guest's agent reports, and return its greeting (``version``, ``platform``).
+
+    Raises:
+        TdxStackError: it did not within ``timeout`` seconds, or the TD ended before.
+    """
+    with ControlClient(name) as client:
+        answer: dict[str, Any] = client.call("wait_ready", {"timeout": timeout}, timeout=timeout + ANSWER_MARGIN)
+        return answer
+
+
+def call_guest(
+    name: str, method: str, params: Mapping[str, Any] | None = None, *, timeout: float = CALL_TIMEOUT
+) -> Any:
+    """The guest agent's answer to ``method``, e.g. ``quote`` with ``report_data``."""
+    with ControlClient(name) as client:
+        request = {"method": method, "params": dict(params or {}), "timeout": timeout}
+        return client.call("guest", request, timeout=timeout + ANSWER_MARGIN)
+
+
+def registers(name: str) -> dict[str, str]:
+    """``mrtd`` and ``rtmr0`` .. ``rtmr3`` in hex, as far as the platform can tell from outside."""
+    with ControlClient(name) as client:
+        answer: dict[str, str] = client.call("registers")
+        return answer
+
+
+def stop(name: str, mode: str = "acpi", *, timeout: float = STOP_TIMEOUT) -> TdRecord:
+    """Stop a TD: ``acpi`` (power button), ``agent`` (the guest's agent), ``force`` (at once).
+
+    Raises:
+        StateError: it does not run.
+        TdxStackError: it did not power off within ``timeout`` seconds; it runs on then.
+    """
+    if mode not in STOP_MODES:
+        raise UsageError(f"{mode!r} is no way to stop a TD", hint=f"one of {', '.join(STOP_MODES)}")
+    with ControlClient(name) as client:
+        client.call("stop", {"mode": mode, "timeout": timeout}, timeout=timeout + ANSWER_MARGIN)
+    return _settled(name)
+
+
+STOP_MODES = ("acpi", "agent", "force")
+
+
+def suspend(name: str) -> TdRecord:
+    """Halt the TD's CPUs."""
+    with ControlClient(name) as client:
+        client.call("suspend")
+    return status(name)
+
+
+def resume(name: str) -> TdRecord:
+    """Let the TD's CPUs run again."""
+    with ControlClient(name) as client:
+        client.call("resume")
+    return status(name)
+
+
+def _settled(name: str) -> TdRecord:
+    """The record once no supervisor holds the TD; a transient TD is gone by then."""
+    try:
+        os.close(_patiently(records.Place(name).lock, None))
+        return records.observe(name)
+    except (UsageError, SystemFault):
+        if records.Place(name).record.exists():
+            raise
+        return TdRecord(spec=TdSpec(name=name), state=State.STOPPED)
+
+
+def delete(name: str, *, force: bool = False) -> None:
+    """Forget a TD with its overlay and logs; ``force`` stops it first.
+
+    Raises:
+        StateError: it runs, and ``force`` was not given.
+    """
+    place = records.Place(name)
+    if not place.directory.exists():
+        raise UsageError(f"there is no TD {name!r}", hint="tdxctl td list")
+    try:
+        record = records.observe(name)
+    except SystemFault:
+        record = None
+    if record is not None and record.state in ACTIVE:
+        if not force:
+            require(name, "delete", record.state, STARTABLE, hint=f"tdxctl td stop {name}")
+        with contextlib.suppress(TdxStackError):
+            stop(name, "force")
+    lock = _patiently(place.lock, f"tdxctl td stop {name} --mode force")
+    try:
+        shutil.rmtree(place.run_dir, ignore_errors=True)
+        place.record.unlink(missing_ok=True)
+        shutil.rmtree(place.directory)
+    except OSError as error:
+        raise SystemFault(f"cannot remove {place.directory}: {error}", hint="check its permissions") from error
+    finally:
+        os.close(lock)
+
+
+def _patiently(lock: Path, hint: str | None) -> int:
+    """A TD's lock, for which its supervisor's last moments are waited."""
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            return take_lock(lock, wait=False, hint=hint)
+        except LockHeld:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)

@@ -1,0 +1,74 @@
+"""From a TD's record to the facts of its start. Nothing is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tdxstack.vm import allocation, choose
+from tdxstack.vm.dialects import Dialect, require
+from tdxstack.vm.disk import image_format
+from tdxstack.vm.network import read_port_forward
+from tdxstack.vm.qemu.launch import Launch
+from tdxstack.vm.record import Run, TdRecord
+from tdxstack.vm.spec_rules import check_files
+
+
+def prepare(record: TdRecord) -> tuple[Dialect, Run]:
+    """The dialect, and what of the run is known before numbers are allocated; refuses what cannot work.
+
+    Raises:
+        UsageError: settings that contradict each other, or a file that is missing.
+        PlatformMissing: the dialect cannot do what the spec asks.
+    """
+    spec = record.spec.check()
+    check_files(spec)
+    dialect = choose.dialect(spec)
+    require(spec, dialect)
+    firmware = choose.firmware(spec)
+    run = Run(
+        mac=record.run.mac,
+        ssh_port=record.run.ssh_port,
+        accelerator=choose.accelerator(spec),
+        dialect=dialect.name,
+        firmware=str(firmware) if firmware else None,
+    )
+    return dialect, run
+
+
+def allocated(record: TdRecord, run: Run) -> Run:
+    """``run`` with its ports, CID and MAC; call it within ``allocation.allocating``."""
+    return allocation.fill(record, run)
+
+
+def launch(record: TdRecord, run: Run, *, incoming: bool = False) -> Launch:
+    """The facts that the argument list needs."""
+    spec, place = record.spec, record.place
+    disk = spec.image if spec.image is None or not spec.overlay else place.overlay
+    return Launch(
+        run_dir=place.run_dir,
+        log_dir=place.directory,
+        accelerator=run.accelerator,
+        mac=run.mac,
+        firmware=Path(run.firmware) if run.firmware else None,
+        disk=disk,
+        disk_format="qcow2" if disk is None or disk == place.overlay else image_format(disk),
+        ssh_port=run.ssh_port,
+        ports=tuple(read_port_forward(text) for text in run.ports),
+        vsock_cid=run.vsock_cid,
+        authorized_keys=place.run_dir / "authorized_keys",
+        incoming=incoming,
+    )
+
+
+def preview(record: TdRecord) -> tuple[list[str], Run]:
+    """The argument list that a start would use now, and the run's facts; nothing is written or reserved."""
+    from tdxstack.vm.machine import Machine
+    from tdxstack.vm.qemu import argv
+    from tdxstack.vm.session import td_session
+
+    dialect, run = prepare(record)
+    run = allocated(record, run)
+    facts = launch(record, run)
+    session = td_session(record.spec, facts.firmware, facts.run_dir)
+    machine = Machine(record.spec, dialect, facts, session, record.place.qemu_log)
+    return argv.build(record.spec, dialect, machine.complete_launch()), run

@@ -1,0 +1,57 @@
+"""What only the start of a machine knows: ports, sockets, and what the platform adds to the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tdxstack.vm.network import PortForward
+
+AGENT_PORT = "org.tdxstack.agent.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The facts of one start. ``accelerator`` is ``kvm`` or ``tcg``; ``disk`` is the overlay or the image itself.
+
+    ``platform_arguments`` and ``platform_machine`` are what the TD session adds.
+    """
+
+    run_dir: Path
+    log_dir: Path
+    accelerator: str
+    mac: str
+    firmware: Path | None = None
+    disk: Path | None = None
+    disk_format: str = "qcow2"
+    ssh_port: int | None = None
+    ports: tuple[PortForward, ...] = ()
+    vsock_cid: int | None = None
+    authorized_keys: Path | None = None
+    platform_arguments: tuple[str, ...] = ()
+    platform_machine: tuple[tuple[str, str], ...] = ()
+    incoming: bool = False
+
+    @property
+    def qmp(self) -> Path:
+        return self.run_dir / "qmp.sock"
+
+    @property
+    def console(self) -> Path:
+        return self.run_dir / "console.sock"
+
+    @property
+    def agent(self) -> Path:
+        return self.run_dir / "agent.sock"
+
+    @property
+    def gdb(self) -> Path:
+        return self.run_dir / "gdb.sock"
+
+    @property
+    def console_log(self) -> Path:
+        return self.log_dir / "console.log"
+
+    @property
+    def firmware_log(self) -> Path:
+        return self.log_dir / "firmware.log"

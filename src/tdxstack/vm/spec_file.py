@@ -1,0 +1,66 @@
+"""A TdSpec as a TOML file: one setting per line."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from tdxstack.errors import UsageError
+from tdxstack.system.files import write_atomic
+from tdxstack.vm.spec import TdSpec
+
+
+def loads(text: str, *, base: Path | None = None) -> TdSpec:
+    """A checked spec from TOML text; relative paths are taken from ``base``.
+
+    Raises:
+        UsageError: not TOML, an unknown setting, a bad value, or settings that contradict each other.
+    """
+    return TdSpec.from_mapping(parse(text, "the specification"), base=base).check()
+
+
+def parse(text: str, origin: str) -> dict[str, Any]:
+    """The settings in TOML text, not yet judged."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{origin} is not TOML: {error}", hint="see docs/reference/td.md for an example") from None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a TOML file with its relative paths made absolute from the file's directory."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}", hint="give --spec an existing TOML file") from None
+    values = parse(text, str(path))
+    named = {"name": path.stem, **values}
+    return TdSpec.from_mapping(named, base=path.absolute().parent).to_mapping() | {"name": named["name"]}
+
+
+def read(path: Path) -> TdSpec:
+    """A checked spec from a TOML file; the file's name stands in for a missing ``name``."""
+    return TdSpec.from_mapping(read_settings(path)).check()
+
+
+def dumps(spec: TdSpec) -> str:
+    """TOML text of every setting that differs from its default."""
+    return "".join(f"{name} = {_literal(value)}\n" for name, value in spec.to_mapping().items())
+
+
+def write(path: Path, spec: TdSpec) -> None:
+    """Write the spec as a TOML file, whole or not at all."""
+    write_atomic(path, dumps(spec))
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_literal(one) for one in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,61 @@
+"""The life of a TD: one state machine, and what each state allows.
+
+::
+
+    defined ──► starting ──► running ◄──► paused
+                   │            │            │
+                   │            ▼            │
+                   ├───────► stopping ◄──────┤
+                   ▼            ▼            ▼
+                 failed      stopped       saved ──► starting
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from tdxstack.errors import StateError
+
+
+class State(StrEnum):
+    """Where a TD is in its life. It is on disk before anybody is told."""
+
+    DEFINED = "defined"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    SAVED = "saved"
+    FAILED = "failed"
+
+
+#: States in which a supervisor must be alive and hold the TD's lock.
+ACTIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSED, State.STOPPING})
+#: States from which a TD can start.
+STARTABLE = frozenset({State.DEFINED, State.STOPPED, State.SAVED, State.FAILED})
+
+_NEXT: dict[State, frozenset[State]] = {
+    State.DEFINED: frozenset({State.STARTING}),
+    State.STARTING: frozenset({State.RUNNING, State.PAUSED, State.STOPPING, State.STOPPED, State.FAILED}),
+    State.RUNNING: frozenset(
+        {State.STARTING, State.PAUSED, State.STOPPING, State.STOPPED, State.SAVED, State.FAILED}
+    ),
+    State.PAUSED: frozenset({State.RUNNING, State.STOPPING, State.STOPPED, State.SAVED, State.FAILED}),
+    State.STOPPING: frozenset({State.STOPPED, State.RUNNING, State.PAUSED, State.FAILED}),
+    State.STOPPED: frozenset({State.STARTING}),
+    State.SAVED: frozenset({State.STARTING, State.STOPPED, State.FAILED}),
+    State.FAILED: frozenset({State.STARTING}),
+}
+
+
+def allowed(present: State, wanted: State) -> bool:
+    """Whether a TD may go from ``present`` to ``wanted`` in one step."""
+    return wanted in _NEXT[present]
+
+
+def require(name: str, operation: str, present: State, needed: frozenset[State], hint: str | None = None) -> None:
+    """Raise StateError unless ``present`` is one of ``needed``."""
+    if present not in needed:
+        words = " or ".join(sorted(state.value for state in needed))
+        raise StateError(f"TD {name}", operation, present.value, words, hint=hint)

@@ -1,0 +1,370 @@
+"""The supervisor: one process per TD that owns its QEMU, its platform session, its state and its control socket.
+
+``python -m tdxstack.vm.supervisor NAME --lock FD --report FD``, started detached by ``vm.lifecycle.start``. It holds
+the TD's lock as long as it lives; children die with it. What happens on the way up goes through the report pipe, one
+JSON document per line: ``{"step": text}``, then ``{"started": record}`` or ``{"failed": error}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tdxstack.errors import StateError, SystemFault, TdxStackError
+from tdxstack.system.files import sha256_file
+from tdxstack.vm import allocation, disk, keys, plan
+from tdxstack.vm import record as records
+from tdxstack.vm.agent import AgentConnection
+from tdxstack.vm.control import error_document
+from tdxstack.vm.control_server import ControlServer
+from tdxstack.vm.dialects import Dialect
+from tdxstack.vm.machine import Ending, Machine, QemuEnded
+from tdxstack.vm.qemu.launch import Launch
+from tdxstack.vm.qemu.qmp import Event
+from tdxstack.vm.record import Run, TdRecord
+from tdxstack.vm.session import td_session
+from tdxstack.vm.state import ACTIVE, State, require
+
+PORT_ATTEMPTS = 5
+STOP_TIMEOUT = 60.0
+AGENT_TIMEOUT = 60.0
+HOST_FORWARD_FAULT = "host forwarding rule"
+
+
+class Supervisor:
+    """Brings one TD up, keeps its state true, and takes it down."""
+
+    def __init__(self, record: TdRecord, report: Reporter) -> None:
+        self.record = record
+        self._report = report
+        self._machine: Machine | None = None
+        self._agent: AgentConnection | None = None
+        self._finished = asyncio.Event()
+        self._io_fault: str | None = None
+        self._closing = False
+        self._control = ControlServer(
+            record.place.control,
+            {
+                "status": self._status,
+                "stop": self._stop,
+                "guest": self._guest,
+                "wait_ready": self._wait_ready,
+                "registers": self._registers,
+                "suspend": self._suspend,
+                "resume": self._resume,
+                "qmp": self._qmp,
+            },
+        )
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Live until the TD has ended; the outcome is on disk and in the report."""
+        life = asyncio.create_task(self._live())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._terminate, life)
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        await life
+
+    def _terminate(self, life: asyncio.Task[None]) -> None:
+        if self.record.state is State.STARTING:
+            life.cancel()
+        elif self._machine is not None:
+            self._closing = True
+            self._quitting = asyncio.create_task(self._machine.quit())
+
+    async def _live(self) -> None:
+        try:
+            ending = await self._run_machine()
+        except asyncio.CancelledError:
+            interrupted = SystemFault(f"TD {self.record.name}: the start was interrupted", hint=self._again())
+            await self._end(State.STOPPED, "the start was interrupted", interrupted)
+        except (TdxStackError, OSError) as error:
+            fault = error if isinstance(error, TdxStackError) else SystemFault(str(error), hint=self._again())
+            await self._end(State.FAILED, str(fault), fault)
+        else:
+            state = State.FAILED if ending.fault else State.STOPPED
+            await self._end(state, ending.fault, SystemFault(ending.fault or "", hint=self._again()))
+
+    def _again(self) -> str:
+        return f"tdxctl td start {self.record.name}"
+
+    async def _run_machine(self) -> Ending:
+        await self._start()
+        self._move(State.PAUSED if self.record.spec.debug else State.RUNNING, run=self.record.run)
+        self._report.started(self.record)
+        while True:
+            ending = await self._watch()
+            if not ending.reboot or self._closing or self.record.state is State.STOPPING:
+                return ending
+            await self._recreate()
+
+    async def _start(self) -> None:
+        place = self.record.place
+        dialect, run = plan.prepare(self.record)
+        shutil.rmtree(place.run_dir, ignore_errors=True)
+        run_dir = place.make_run_dir()
+        for log in (place.console_log, place.qemu_log):
+            log.unlink(missing_ok=True)
+        if run.firmware:
+            run = replace(run, firmware_sha256=sha256_file(Path(run.firmware)))
+        spec = self.record.spec
+        if spec.image is not None and spec.overlay and not place.overlay.exists():
+            self._report.step(f"overlay over {spec.image.name}")
+            disk.make_overlay(spec.image, place.overlay)
+        keys.write_authorized_keys(run_dir / "authorized_keys", spec.ssh_keys)
+        await self._start_with_ports(dialect, replace(run, supervisor_pid=os.getpid()))
+        await self._control.open()
+
+    async def _start_with_ports(self, dialect: Dialect, run: Run) -> None:
+        """Start on allocated ports; if another program takes a chosen one meanwhile, choose again."""
+        for attempt in range(PORT_ATTEMPTS):
+            with allocation.allocating():
+                run = plan.allocated(self.record, run)
+                self.record = replace(self.record, run=run)
+                records.save(self.record)
+            self._report.step(f"{dialect.title}, {run.accelerator}, ssh on port {run.ssh_port}")
+            try:
+                await self._start_machine(dialect, plan.launch(self.record, run))
+            except QemuEnded as error:
+                if HOST_FORWARD_FAULT not in error.log or attempt == PORT_ATTEMPTS - 1:
+                    raise
+                await self._close_machine()
+            else:
+                return
+
+    async def _start_machine(self, dialect: Dialect, launch: Launch) -> None:
+        spec = self.record.spec
+        session = td_session(spec, launch.firmware, launch.run_dir)
+        self._machine = machine = Machine(spec, dialect, launch, session, self.record.place.qemu_log)
+        await machine.start()
+        self._agent = AgentConnection(launch.agent)
+        await self._agent.open()
+        self.record = replace(self.record, run=replace(self.record.run, qemu_pid=machine.pid))
+        if not spec.debug:
+            await machine.execute("cont")
+
+    async def _recreate(self) -> None:
+        """The guest asked for a reset: a TD is made anew, with fresh registers, on the same ports and disk."""
+        await self._close_machine()
+        dialect, _ = plan.prepare(self.record)
+        run = self.record.run
+        await self._start_machine(dialect, plan.launch(self.record, run))
+        self.record = replace(self.record, run=replace(self.record.run, boots=run.boots + 1))
+        records.save(self.record)
+
+    async def _watch(self) -> Ending:
+        machine = self._present()
+        events = asyncio.create_task(self._follow(machine))
+        try:
+            return await machine.wait_ended()
+        finally:
+            events.cancel()
+            await asyncio.gather(events, return_exceptions=True)
+
+    async def _close_machine(self) -> None:
+        if self._agent is not None:
+            await self._agent.close()
+        if self._machine is not None:
+            await self._machine.close()
+        self._agent = self._machine = None
+
+    async def _end(self, state: State, reason: str | None, fault: TdxStackError) -> None:
+        """Take everything down, then say so: on disk, to whoever waits, through the report."""
+        await self._close_machine()
+        try:
+            if self.record.state in ACTIVE:
+                self._move(state, reason)
+        except SystemFault as error:
+            print(f"state {state.value} could not be written: {error}", file=sys.stderr)  # noqa: T201 - our log
+        self._report.failed(fault)
+        self._finished.set()
+        await self._control.close()
+        shutil.rmtree(self.record.place.run_dir, ignore_errors=True)
+        if self.record.spec.transient and state is State.STOPPED:
+            shutil.rmtree(self.record.place.directory, ignore_errors=True)
+
+    def _move(self, state: State, reason: str | None = None, *, run: Run | None = None) -> None:
+        moved = self.record.moved(state, reason, run=run)
+        records.save(moved)
+        self.record = moved
+
+    def _present(self) -> Machine:
+        if self._machine is None:
+            raise StateError(f"TD {self.record.name}", "reach QEMU", self.record.state.value, "running")
+        return self._machine
+
+    # -- what QEMU tells ----------------------------------------------------------------------------------------
+
+    async def _follow(self, machine: Machine) -> None:
+        async for event in machine.monitor.events():
+            machine.saw(event)
+            with contextlib.suppress(SystemFault, StateError):
+                self._take(event)
+
+    def _take(self, event: Event) -> None:
+        if event.name == "BLOCK_IO_ERROR":
+            full = event.data.get("nospace")
+            self._io_fault = "the host's disk is full" if full else f"disk error: {event.data.get('reason')}"
+        elif event.name == "STOP" and self.record.state is State.RUNNING:
+            self._move(State.PAUSED, self._io_fault)
+        elif event.name == "RESUME" and self.record.state is State.PAUSED:
+            self._io_fault = None
+            self._move(State.RUNNING)
+        elif event.name == "RESET" and event.data.get("guest"):
+            run = self.record.run
+            self.record = replace(self.record, run=replace(run, boots=run.boots + 1))
+            records.save(self.record)
+        elif event.name == "VSERPORT_CHANGE" and event.data.get("id") == "agent0":
+            self._agent_port(bool(event.data.get("open")))
+
+    def _agent_port(self, is_open: bool) -> None:
+        if self._agent is not None and not is_open:
+            self._agent.gone()
+
+    # -- what others ask ----------------------------------------------------------------------------------------
+
+    async def _status(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        ready = self._agent is not None and self._agent.ready
+        return {**self.record.to_mapping(), "agent_ready": ready}
+
+    async def _registers(self, _: Mapping[str, Any]) -> dict[str, str]:
+        return self._present().session.registers()
+
+    async def _qmp(self, params: Mapping[str, Any]) -> Any:
+        return await self._present().execute(str(params["execute"]), params.get("arguments"))
+
+    async def _guest(self, params: Mapping[str, Any]) -> Any:
+        agent = self._connected()
+        timeout = float(params.get("timeout", AGENT_TIMEOUT))
+        return await agent.call(str(params["method"]), params.get("params") or {}, timeout)
+
+    async def _wait_ready(self, params: Mapping[str, Any]) -> Any:
+        waiting = asyncio.create_task(self._connected().wait_ready(float(params.get("timeout", AGENT_TIMEOUT))))
+        finished = asyncio.create_task(self._finished.wait())
+        try:
+            await asyncio.wait({waiting, finished}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+            reason = self.record.reason or "it has stopped"
+            raise SystemFault(f"TD {self.record.name} ended before its guest was ready: {reason}", hint=self._logs())
+        finally:
+            waiting.cancel()
+            finished.cancel()
+            await asyncio.gather(waiting, finished, return_exceptions=True)
+
+    def _connected(self) -> AgentConnection:
+        if self._agent is None:
+            raise StateError(f"TD {self.record.name}", "reach its agent", self.record.state.value, "running")
+        return self._agent
+
+    def _logs(self) -> str:
+        return f"tdxctl td logs {self.record.name}"
+
+    async def _suspend(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        require(self.record.name, "suspend", self.record.state, frozenset({State.RUNNING}))
+        await self._present().execute("stop")
+        return await self._settled(State.PAUSED)
+
+    async def _resume(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        require(self.record.name, "resume", self.record.state, frozenset({State.PAUSED}))
+        await self._present().execute("cont")
+        return await self._settled(State.RUNNING)
+
+    async def _settled(self, state: State) -> dict[str, Any]:
+        if self.record.state is not state:
+            self._move(state)
+        return self.record.to_mapping()
+
+    async def _stop(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        mode, timeout = str(params.get("mode", "acpi")), float(params.get("timeout", STOP_TIMEOUT))
+        states = frozenset({State.RUNNING, State.PAUSED, State.STOPPING})
+        require(self.record.name, "stop", self.record.state, states)
+        before = self.record.state
+        if before is not State.STOPPING:
+            self._move(State.STOPPING)
+        try:
+            await self._ask_to_stop(mode, paused=before is State.PAUSED)
+            await asyncio.wait_for(self._finished.wait(), timeout)
+        except (TimeoutError, TdxStackError) as error:
+            if self._finished.is_set():
+                return self.record.to_mapping()
+            self._move(State.RUNNING)
+            name = self.record.name
+            why = error.message if isinstance(error, TdxStackError) else f"did not power off within {timeout:g} s"
+            raise SystemFault(f"TD {name} {why}", hint=f"tdxctl td stop {name} --mode force") from None
+        return self.record.to_mapping()
+
+    async def _ask_to_stop(self, mode: str, *, paused: bool) -> None:
+        machine = self._present()
+        if mode == "force":
+            self._closing = True
+            await machine.quit()
+            return
+        if paused:
+            await machine.execute("cont")
+        if mode == "agent":
+            await self._connected().call("shutdown", {}, AGENT_TIMEOUT)
+        else:
+            await machine.execute("system_powerdown")
+
+
+class Reporter:
+    """The pipe to the process that asked for the start; it may be gone."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def step(self, text: str) -> None:
+        self._write({"step": text})
+
+    def started(self, record: TdRecord) -> None:
+        self._write({"started": record.to_mapping()})
+        self._close()
+
+    def failed(self, error: TdxStackError) -> None:
+        self._write({"failed": error_document(error)})
+        self._close()
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._descriptor, json.dumps(message).encode() + b"\n")
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def main(argv: list[str]) -> int:
+    """Entry of the supervisor's process."""
+    parser = argparse.ArgumentParser(prog="tdxstack-supervisor")
+    parser.add_argument("name")
+    parser.add_argument("--lock", type=int, required=True)
+    parser.add_argument("--report", type=int, required=True)
+    arguments = parser.parse_args(argv)
+    for descriptor in (arguments.lock, arguments.report):
+        os.set_inheritable(descriptor, False)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    async def live() -> None:
+        await Supervisor(records.load(arguments.name), Reporter(arguments.report)).run()
+
+    asyncio.run(live())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

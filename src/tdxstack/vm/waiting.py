@@ -1,0 +1,47 @@
+"""Waiting for something to become true of a TD."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from tdxstack.errors import SystemFault
+from tdxstack.vm import lifecycle
+from tdxstack.vm.keys import HOST, ssh_port
+from tdxstack.vm.record import TdRecord
+from tdxstack.vm.state import ACTIVE
+
+INTERVAL = 0.1
+BANNER_TIMEOUT = 5.0
+BANNER = b"SSH-"
+
+
+def wait_for(name: str, goal: str, timeout: float) -> None:
+    """Wait until ``goal`` holds: ``agent``, ``ssh``, or a state by its name.
+
+    Raises:
+        SystemFault: it did not within ``timeout`` seconds, or the TD ended before.
+    """
+    if goal == "agent":
+        lifecycle.wait_ready(name, timeout)
+        return
+    deadline = time.monotonic() + timeout
+    while True:
+        record = lifecycle.status(name)
+        if record.state.value == goal or (goal == "ssh" and record.state in ACTIVE and ssh_answers(record)):
+            return
+        if record.state not in ACTIVE:
+            reason = f": {record.reason}" if record.reason else ""
+            raise SystemFault(f"TD {name} is {record.state.value}{reason}", hint=f"tdxctl td logs {name}")
+        if time.monotonic() > deadline:
+            raise SystemFault(f"TD {name}: no {goal} within {timeout:g} s", hint=f"tdxctl td logs {name}")
+        time.sleep(INTERVAL)
+
+
+def ssh_answers(record: TdRecord) -> bool:
+    """Whether an sshd says its name on the forwarded port (QEMU accepts the connection in any case)."""
+    try:
+        with socket.create_connection((HOST, ssh_port(record)), timeout=BANNER_TIMEOUT) as connection:
+            return connection.recv(len(BANNER)) == BANNER
+    except OSError:
+        return False

@@ -1,0 +1,302 @@
+"""TDs that really boot, and what happens when parts of them die."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tdxstack.errors import StateError, SystemFault, TdxStackError, UsageError
+from tdxstack.system import paths
+from tdxstack.vm import lifecycle, waiting
+from tdxstack.vm.control import RemoteError
+from tdxstack.vm.record import Place, TdRecord
+from tdxstack.vm.spec import TdSpec, VmType
+from tdxstack.vm.state import State
+from tiny_guest import TinyGuest, tiny_guest
+
+__all__ = ["tiny_guest"]
+pytestmark = pytest.mark.integration
+BOOT_TIMEOUT = 120.0
+SETTLE_TIMEOUT = 15.0
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of this test's own; whatever still runs in it at the end is ended, and reported as a leak."""
+    monkeypatch.setenv("TDXSTACK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TDXSTACK_RUNTIME", f"/tmp/tdxt-{os.getpid()}")  # noqa: S108 - sockets need a short path
+    yield tmp_path / "home"
+    for record in lifecycle.list_all():
+        with contextlib.suppress(TdxStackError):
+            lifecycle.delete(record.name, force=True)
+    left = _processes(paths.runtime())
+    shutil.rmtree(f"/tmp/tdxt-{os.getpid()}", ignore_errors=True)  # noqa: S108
+    assert not left, f"orphans: {left}"
+
+
+def _processes(run_dir: Path) -> list[str]:
+    """Command lines of processes that have anything in ``run_dir`` open by name."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(run_dir) in words and "pytest" not in words:
+                found.append(f"{entry.parent.name}: {words[:200]}")
+    return found
+
+
+@pytest.fixture
+def define(home: Path, tiny_guest: TinyGuest) -> Callable[..., TdSpec]:
+    def make(name: str = "demo", **settings: object) -> TdSpec:
+        spec = TdSpec(
+            name=name,
+            kernel=tiny_guest.kernel,
+            initrd=tiny_guest.initrd,
+            cmdline=tiny_guest.cmdline,
+            firmware=tiny_guest.firmware,
+            memory=256 << 20,
+        )
+        spec = replace(spec, **settings)  # type: ignore[arg-type]
+        lifecycle.create(spec)
+        return spec
+
+    return make
+
+
+def _until(name: str, *states: State) -> TdRecord:
+    deadline = time.monotonic() + SETTLE_TIMEOUT
+    while (record := lifecycle.status(name)).state not in states:
+        assert time.monotonic() < deadline, f"{name} stays {record.state}"
+        time.sleep(0.05)
+    return record
+
+
+def _gone(record: TdRecord) -> None:
+    """Nothing of the run is left: no process, no socket, and the TD can start again."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT
+    while left := _processes(record.place.run_dir):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def test_from_definition_to_deletion(define: Callable[..., TdSpec]) -> None:
+    define()
+    steps: list[str] = []
+    record = lifecycle.start("demo", progress=steps.append)
+    assert record.state is State.RUNNING
+    assert steps
+    assert lifecycle.wait_ready("demo", BOOT_TIMEOUT)["version"] == "tiny"
+    assert [(td.name, td.state) for td in lifecycle.list_all()] == [("demo", State.RUNNING)]
+    assert lifecycle.call_guest("demo", "ping") == {"pong": True}
+    assert "tiny guest: ready" in record.place.console_log.read_text(errors="replace")
+    _echo(record)
+    _registers_move()
+
+    assert lifecycle.suspend("demo").state is State.PAUSED
+    with pytest.raises(RemoteError, match="did not answer ping"):
+        lifecycle.call_guest("demo", "ping", timeout=0.3)
+    with pytest.raises(RemoteError, match="cannot suspend while paused"):
+        lifecycle.suspend("demo")
+    assert lifecycle.resume("demo").state is State.RUNNING
+
+    with pytest.raises(StateError, match="cannot start while running"):
+        lifecycle.start("demo")
+    with pytest.raises(StateError, match="cannot delete while running"):
+        lifecycle.delete("demo")
+
+    lifecycle.call_guest("demo", "reboot")
+    _rebooted("demo")
+    assert lifecycle.stop("demo", "agent").state is State.STOPPED
+    _gone(record)
+    assert not record.place.run_dir.exists()
+    with pytest.raises(StateError, match="while stopped"):
+        lifecycle.stop("demo")
+
+    again = lifecycle.start("demo")
+    assert (again.run.ssh_port, again.run.mac) == (record.run.ssh_port, record.run.mac)
+    assert lifecycle.stop("demo", "force").state is State.STOPPED
+    lifecycle.delete("demo")
+    assert lifecycle.list_all() == []
+    assert not record.place.directory.exists()
+
+
+def _echo(record: TdRecord) -> None:
+    assert record.run.ssh_port is not None
+    with socket.create_connection(("127.0.0.1", record.run.ssh_port), timeout=30) as connection:
+        connection.sendall(b"hello\n")
+        assert connection.recv(6) == b"hello\n"
+    assert not waiting.ssh_answers(record), "an echo is no sshd"
+
+
+def _registers_move() -> None:
+    registers = lifecycle.registers("demo")
+    assert len(registers["mrtd"]) == 96
+    assert {registers[f"rtmr{index}"] for index in range(3)}.isdisjoint({"00" * 48})
+
+
+def _rebooted(name: str) -> None:
+    deadline = time.monotonic() + BOOT_TIMEOUT
+    while lifecycle.status(name).run.boots != 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    lifecycle.wait_ready(name, BOOT_TIMEOUT)
+    assert lifecycle.call_guest(name, "ping") == {"pong": True}
+
+
+@pytest.mark.parametrize(
+    ("victim", "reason"),
+    [("qemu", "QEMU was killed by SIGKILL"), ("supervisor", "its supervisor was killed"), ("swtpm", "swtpm")],
+)
+def test_kill_9(define: Callable[..., TdSpec], victim: str, reason: str) -> None:
+    define()
+    record = lifecycle.start("demo")
+    pids = {"qemu": record.run.qemu_pid, "supervisor": record.run.supervisor_pid}
+    if victim == "swtpm":
+        (line,) = [line for line in _processes(record.place.run_dir) if "swtpm socket" in line]
+        pids["swtpm"] = int(line.split(":")[0])
+    os.kill(pids[victim], signal.SIGKILL)
+    failed = _until("demo", State.FAILED)
+    assert reason in (failed.reason or "")
+    _gone(record)
+    assert lifecycle.start("demo").state is State.RUNNING
+    assert lifecycle.stop("demo", "force").state is State.STOPPED
+
+
+def test_sigterm_to_the_supervisor_is_an_orderly_end(define: Callable[..., TdSpec]) -> None:
+    define()
+    record = lifecycle.start("demo")
+    os.kill(record.run.supervisor_pid, signal.SIGTERM)
+    assert _until("demo", State.STOPPED, State.FAILED).state is State.STOPPED
+    _gone(record)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_start_leaves_nothing(define: Callable[..., TdSpec], number: signal.Signals) -> None:
+    define()
+    argv = [sys.executable, "-m", "tdxstack.cli", "td", "start", "demo"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as start:
+        assert start.stderr is not None
+        assert b"==>" in start.stderr.readline()
+        start.send_signal(number)
+        start.wait(60)
+        said = start.stderr.read().decode()
+    record = lifecycle.status("demo")
+    assert (start.returncode, record.state) == (130, State.STOPPED), said
+    assert record.reason == "the start was interrupted"
+    _gone(record)
+
+
+def test_a_port_in_use(define: Callable[..., TdSpec]) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        define(ssh_port=listener.getsockname()[1])
+        with pytest.raises(RemoteError, match="is in use") as caught:
+            lifecycle.start("demo")
+    assert "ss -lntup" in (caught.value.hint or "")
+    record = lifecycle.status("demo")
+    assert record.state is State.FAILED
+    _gone(record)
+    assert lifecycle.start("demo").state is State.RUNNING
+
+
+def test_files_that_are_missing_or_wrong(
+    define: Callable[..., TdSpec], tiny_guest: TinyGuest, tmp_path: Path
+) -> None:
+    kernel = tmp_path / "vmlinuz"
+    shutil.copy(tiny_guest.kernel, kernel)
+    define(kernel=kernel)
+    kernel.unlink()
+    with pytest.raises(RemoteError, match=f"kernel {kernel}: No such file"):
+        lifecycle.start("demo")
+    assert lifecycle.status("demo").state is State.FAILED
+    kernel.write_bytes(b"")
+    with pytest.raises(RemoteError, match="QEMU ended with status 1"):
+        lifecycle.start("demo")
+    _gone(lifecycle.status("demo"))
+    firmware = tmp_path / "OVMF.fd"
+    firmware.write_bytes(bytes(4 << 20))
+    define("other", firmware=firmware)
+    with pytest.raises(RemoteError, match="TDVF"):
+        lifecycle.start("other")
+    with pytest.raises(UsageError, match="no-such-image"):
+        define("third", image=Path("/no-such-image"))
+
+
+def test_a_full_disk(define: Callable[..., TdSpec], home: Path) -> None:
+    define(type=VmType.EFI)
+    place = Place("demo").directory
+    saved = {path.name: path.read_bytes() for path in place.iterdir()}
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], check=False).returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        for name, data in saved.items():
+            (place / name).write_bytes(data)
+        filler = place / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
+            while stream.write(bytes(4096)):
+                pass
+        with pytest.raises(SystemFault, match="No space left") as caught:
+            lifecycle.start("demo")
+        assert "free space" in (caught.value.hint or "")
+        assert lifecycle.status("demo").state is State.DEFINED
+        filler.unlink()
+        assert lifecycle.start("demo").state is State.RUNNING
+        lifecycle.stop("demo", "force")
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_four_at_once(define: Callable[..., TdSpec]) -> None:
+    names = ["one", "two", "three", "four"]
+    for name in names:
+        define(name)
+    started = [lifecycle.start(name) for name in names]
+    assert len({record.run.ssh_port for record in started}) == 4
+    assert len({record.run.mac for record in started}) == 4
+    for name in names:
+        lifecycle.wait_ready(name, 2 * BOOT_TIMEOUT)
+    registers = [lifecycle.registers(name) for name in names]
+    assert all(one == registers[0] for one in registers), "the same files give the same registers"
+    for record in started:
+        _echo(record)
+    assert all(lifecycle.stop(name, "force").state is State.STOPPED for name in names)
+
+
+def test_two_starts_at_the_same_time(define: Callable[..., TdSpec]) -> None:
+    define()
+    argv = [sys.executable, "-m", "tdxstack.cli", "td", "start", "demo"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    both = [subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate(timeout=60)[1].decode() for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], said
+    assert lifecycle.status("demo").state is State.RUNNING
+
+
+def test_a_transient_td_is_forgotten(define: Callable[..., TdSpec]) -> None:
+    define(transient=True, type=VmType.EFI)
+    lifecycle.start("demo")
+    lifecycle.stop("demo", "force")
+    assert lifecycle.list_all() == []
+
+
+def test_an_overlay_takes_the_writes(define: Callable[..., TdSpec], tmp_path: Path) -> None:
+    image = tmp_path / "disk.raw"
+    image.write_bytes(bytes(1 << 20))
+    define(image=image)
+    record = lifecycle.start("demo")
+    assert record.place.overlay.read_bytes()[:4] == b"QFI\xfb"
+    lifecycle.stop("demo", "force")
+    assert image.read_bytes() == bytes(1 << 20)
