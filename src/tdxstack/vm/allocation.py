@@ -133,6 +133,13 @@ def _cid(spec: TdSpec, taken: set[int | None]) -> int:
                 f"TD {spec.name}: vsock CID {spec.vsock_cid} is in use", hint="set vsock_cid = 0 to have one chosen"
             )
         return spec.vsock_cid
+    return free_cid(taken)
+
+
+def free_cid(taken: set[int | None] | None = None) -> int:
+    """The lowest vsock CID that no TD of this home has."""
+    if taken is None:
+        taken = {other.run.vsock_cid for other in _others("") if other.state in ACTIVE}
     cid = FIRST_CID
     while cid in taken:
         cid += 1

@@ -29,10 +29,14 @@ def dialect(spec: TdSpec) -> Dialect:
 
 
 def accelerator(spec: TdSpec) -> str:
-    """``kvm`` or ``tcg``."""
-    if spec.accelerator is Accelerator.KVM:
+    """``kvm`` or ``tcg``; left open, KVM where a machine really runs under it."""
+    if spec.accelerator is not Accelerator.AUTO:
+        return str(spec.accelerator.value)
+    if dialect(spec).hardware and spec.type is VmType.TD:
         return "kvm"
-    return "tcg"
+    from tdxstack.platform.accelerator import probe
+
+    return str(probe(spec.qemu).accelerator)
 
 
 def firmware(spec: TdSpec) -> Path | None:

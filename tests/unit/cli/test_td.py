@@ -62,7 +62,22 @@ def test_options_take_precedence_over_the_file(kernel: Path, tmp_path: Path, cap
 def test_dry_run_prints_the_argument_list(kernel: Path, tmp_path: Path, capsys: Capture) -> None:
     firmware = tmp_path / "OVMF.fd"
     firmware.write_bytes(b"firmware")
-    assert main(["td", "create", "d", "--type=efi", "--kernel", str(kernel), "--firmware", str(firmware)]) == 0
+    assert (
+        main(
+            [
+                "td",
+                "create",
+                "d",
+                "--type=efi",
+                "--kernel",
+                str(kernel),
+                "--firmware",
+                str(firmware),
+                "--accelerator=tcg",
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["td", "start", "d", "--dry-run", "--json"]) == 0
     argv = json.loads(capsys.readouterr().out)["argv"]

@@ -1,0 +1,120 @@
+"""The white paper's launcher: golden argument lists, one word per line, in tests/golden/start-qemu."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tdxstack.cli.main import main
+from tdxstack.errors import UsageError
+from tdxstack.vm import choose
+from tdxstack.vm.qemu.start_qemu import Machine, Options, tdx15_argv, to_spec
+from tdxstack.vm.spec import TdSpec
+
+GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "start-qemu"
+OPTIONS = Options(image=Path("/images/td.qcow2"), kernel=Path("/images/vmlinuz"))
+MACHINE = Machine(
+    qemu=Path("/usr/bin/qemu-system-x86_64"),
+    legacy_firmware=Path("/usr/share/seabios/bios.bin"),
+    image_format="qcow2",
+    log=Path("/work/vm_log_2023-09-21T1200.log"),
+    megahertz=2000.0,
+)
+CASES: dict[str, dict[str, Any]] = {
+    "td-direct": {},
+    "td-grub-serial": {"boot": "grub", "serial": True},
+    "td-debug": {"debug": True, "extra": "ima_hash=sha384 ima_policy=critical_data"},
+    "td-tdvmcall": {"quote": "tdvmcall", "mac": "52:54:00:12:34:56", "vcpus": 8, "monitor_port": 9002},
+    "td-vsock": {"quote": "vsock", "mrownerconfig": "ab" * 48, "root": "/dev/vda3"},
+    "td-hugepages": {"hugepages": "/dev/hugepages", "network": "10.1.0.0/16", "dhcp_start": "10.1.0.9"},
+    "efi-vsock": {"type": "efi", "vsock": True},
+    "legacy": {"type": "legacy"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case: str) -> None:
+    text = "\n".join(tdx15_argv(replace(OPTIONS, **CASES[case]).check(), MACHINE)) + "\n"
+    path = GOLDEN / f"{case}.txt"
+    if os.environ.get("TDXSTACK_WRITE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_a_slow_clock_gets_a_tsc_of_one_gigahertz() -> None:
+    slow = replace(MACHINE, megahertz=800.0)
+    assert "host,-kvm-steal-time,pmu=off,tsc-freq=1000000000" in tdx15_argv(OPTIONS, slow)
+    assert "tsc-freq" not in " ".join(tdx15_argv(replace(OPTIONS, type="efi"), slow))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"monitor_port": 0}, "-p 0 is no port"),
+        ({"ssh_port": 70000}, "-f 70000 is no port"),
+        ({"ssh_port": 9001}, "both want port 9001"),
+        ({"vcpus": 0}, "no number of vCPUs"),
+        ({"mac": "52:54"}, "is not a MAC"),
+        ({"mrownerconfig": "00"}, "needs 96 hex digits, got 2"),
+        ({"mrownerconfig": "00" * 48, "type": "efi"}, "for TDs only"),
+    ],
+)
+def test_what_the_script_did_not_check(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(OPTIONS, **changes).check()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_case_is_a_specification_too(case: str) -> None:
+    spec = to_spec(replace(OPTIONS, **CASES[case]), "x", firmware=None).check()
+    assert TdSpec.from_mapping(spec.to_mapping()) == spec
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, kernel = tmp_path / "i,1.img", tmp_path / "k"
+    image.write_bytes(b"QFI\xfb")
+    argv = [
+        "start-qemu",
+        "-i",
+        str(image),
+        "-k",
+        str(kernel),
+        "-b",
+        "grub",
+        "--dialect",
+        "tdx15",
+        "--dry-run",
+        "--json",
+    ]
+    assert main(argv) == 0
+    captured = capsys.readouterr()
+    words = json.loads(captured.out)["argv"]
+    doubled = str(image).replace(",", ",,")
+    assert words[words.index("-drive") + 1] == f"file={doubled},if=virtio,format=qcow2"
+    assert words.count("-monitor") == 1
+    assert "GRUB's menu takes no keys" in captured.err
+
+
+def test_a_missing_image_is_said_before_the_launch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["start-qemu", "-i", str(tmp_path / "none"), "--dialect", "tdx15"]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_another_dialect_runs_the_same_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "accelerator", lambda spec: "tcg")
+    for name in ("i.qcow2", "k", "fw"):
+        (tmp_path / name).write_bytes(b"QFI\xfb")
+    base = ["start-qemu", "-i", str(tmp_path / "i.qcow2"), "-k", str(tmp_path / "k"), "-o", str(tmp_path / "fw")]
+    assert main([*base, "-t", "efi", "--dialect", "upstream", "--dry-run", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["dialect"] == "upstream"
+    assert "hostfwd=tcp:127.0.0.1:10026-:22" in " ".join(document["argv"])
+    assert main([*base, "-d", "--dialect", "upstream", "--dry-run"]) == 4
+    assert "refuses TD attribute bit 0" in capsys.readouterr().err
