@@ -1,0 +1,90 @@
+"""What a prediction consists of, and what it is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tdxstack.measure.blobs import FirmwareBlobs
+from tdxstack.measure.firmware import FirmwareFacts, FirmwareProfile
+from tdxstack.measure.mrtd import MrtdOrder
+from tdxstack.wire.efi.varstore import Variable
+
+
+@dataclass(frozen=True, slots=True)
+class ImaSettings:
+    """What a kernel with IMA and a TPM extends into PCR 10 (RTMR2 of the software platform) at boot.
+
+    ``hash_algorithm`` is the kernel's ``ima_hash`` default, ``template`` its template's name.
+    """
+
+    hash_algorithm: str = "sha256"
+    template: str = "ima-sig"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionInputs:
+    """Everything that decides the registers of a direct boot. Blobs, not files: nothing is read from anywhere.
+
+    Args:
+        firmware: the firmware file.
+        memory_bytes: RAM of the TD.
+        kernel: the kernel file, or None if the boot is not a direct one.
+        initrd: the initrd file, or None.
+        cmdline: the kernel's command line as given to QEMU.
+        blobs: what QEMU offers over fw_cfg; None if unknown.
+        profile: a profile, or the name of one or of a platform (``software``, ``tdx``).
+        facts: what was found in the firmware, if known already (saves decompressing it again).
+        variables: UEFI variables at boot; None takes those in the firmware file.
+        ima: IMA settings of the guest's kernel, or None for a kernel without (software platform only).
+        mrtd_order: of the stack that launches the TD.
+    """
+
+    firmware: bytes
+    memory_bytes: int
+    kernel: bytes | None = None
+    initrd: bytes | None = None
+    cmdline: str = ""
+    blobs: FirmwareBlobs | None = None
+    profile: FirmwareProfile | str = "software"
+    facts: FirmwareFacts | None = None
+    variables: tuple[Variable, ...] | None = None
+    ima: ImaSettings | None = field(default_factory=ImaSettings)
+    mrtd_order: MrtdOrder = MrtdOrder.SINGLE_PASS
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedEvent:
+    """One extend of one register.
+
+    Args:
+        rtmr: 0..3.
+        event_type: as in the event log.
+        digest: SHA-384, or None if it cannot be known; ``why`` then says so.
+        name: a short name of what is measured, e.g. ``kernel``, ``initrd``, ``ACPI etc/acpi/tables``.
+        why: in words, what is measured and from what it was computed.
+        logged: whether the event is in the CC log (IMA's are not).
+        alternatives: digests that other circumstances would give, by the circumstance.
+    """
+
+    rtmr: int
+    event_type: int
+    digest: bytes | None
+    name: str
+    why: str
+    logged: bool = True
+    alternatives: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Expected registers. ``rtmr[n]`` is None where an event of register n is unknown; ``reasons[n]`` names it."""
+
+    profile: str
+    mrtd: bytes
+    rtmr: tuple[bytes | None, bytes | None, bytes | None, bytes | None]
+    events: tuple[PredictedEvent, ...]
+    reasons: tuple[str | None, str | None, str | None, str | None]
+
+    def of_register(self, rtmr: int) -> tuple[PredictedEvent, ...]:
+        """The events of one register, in order."""
+        return tuple(event for event in self.events if event.rtmr == rtmr)

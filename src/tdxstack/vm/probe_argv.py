@@ -1,0 +1,132 @@
+"""A machine's argument list, made over so that its firmware can be run for its ACPI tables. Pure.
+
+What shapes the tables stays (machine, CPU, memory size, devices and their order); what reaches the outside is
+replaced: character devices and networks lead nowhere, disks are empty, the accelerator is TCG, the TPM is a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+#: Options that are left out, with the number of words behind them.
+_DROPPED = {
+    "-S": 0,
+    "-daemonize": 0,
+    "-no-shutdown": 0,
+    "-snapshot": 0,
+    "-nographic": 0,
+    "-enable-kvm": 0,
+    "-s": 0,
+    **dict.fromkeys(
+        (
+            *("-accel", "-qmp", "-qmp-pretty", "-mon", "-monitor", "-pidfile", "-incoming", "-gdb", "-action"),
+            *("-kernel", "-initrd", "-append", "-bios", "-D", "-d", "-trace", "-display", "-name", "-sandbox"),
+            *("-runas", "-run-with", "-uuid", "-vnc", "-spice", "-qtest", "-qtest-log", "-loadvm", "-object"),
+        ),
+        1,
+    ),
+}
+#: Properties of -machine that only a confidential guest or KVM has.
+_MACHINE_DROPPED = ("confidential-guest-support", "kernel_irqchip", "kernel-irqchip", "accel", "memory-backend")
+
+
+def probe_argv(argv: Sequence[str], *, firmware: Path, kernel: Path | None, directory: Path) -> list[str]:
+    """The argument list that runs the firmware of ``argv``'s machine in ``directory``.
+
+    Args:
+        argv: the machine's own argument list, the QEMU binary first.
+        firmware: the firmware file to run.
+        kernel: what stands in for the machine's kernel, or None for a machine without ``-kernel``.
+        directory: where the sockets ``qmp.sock``, ``qtest.sock`` and ``swtpm.sock`` are.
+    """
+    words = [argv[0], "-name", "firmware-probe", "-display", "none", "-accel", "tcg"]
+    has_tpm = any(option == "-tpmdev" for option in argv)
+    tpm_chardev = _tpm_chardev(argv)
+    position = 1
+    while position < len(argv):
+        option = argv[position].replace("--", "-", 1)
+        if option in _DROPPED:
+            kept = _object(argv[position + 1]) if option == "-object" else []
+            words += kept
+            position += 1 + _DROPPED[option]
+            continue
+        value = argv[position + 1] if position + 1 < len(argv) and not argv[position + 1].startswith("-") else None
+        words += _translated(option, value, tpm_chardev)
+        position += 1 if value is None else 2
+    words += ["-bios", str(firmware), "-no-shutdown", "-no-reboot"]
+    if kernel is not None:
+        words += ["-kernel", str(kernel), "-append", "probe"]
+    if has_tpm:
+        words += ["-chardev", f"socket,id={tpm_chardev},path={directory / 'swtpm.sock'}"]
+    words += ["-chardev", f"socket,id=probe-qmp,path={directory / 'qmp.sock'},server=on,wait=off"]
+    words += ["-mon", "chardev=probe-qmp,mode=control"]
+    words += ["-chardev", f"socket,id=probe-qtest,path={directory / 'qtest.sock'},server=on,wait=off"]
+    return [*words, "-qtest", "chardev:probe-qtest", "-qtest-log", "none"]
+
+
+def shape(argv: Sequence[str]) -> list[str]:
+    """What of ``argv`` decides the probe's outcome: the probe's own argument list without paths. For cache keys."""
+    has_kernel = Path("/kernel") if "-kernel" in argv else None
+    return probe_argv(argv, firmware=Path("/firmware"), kernel=has_kernel, directory=Path("/probe"))
+
+
+def _properties(value: str) -> dict[str, str]:
+    """``a,b=c`` as {"": "a", "b": "c"}; a doubled comma is part of a value."""
+    parts = [part.replace("\0", ",") for part in value.replace(",,", "\0").split(",")]
+    found: dict[str, str] = {}
+    for number, part in enumerate(parts):
+        key, equals, text = part.partition("=")
+        found["" if number == 0 and not equals else key] = text if equals else part
+    return found
+
+
+def _tpm_chardev(argv: Sequence[str]) -> str:
+    for option, value in pairwise(argv):
+        if option == "-tpmdev":
+            return _properties(value).get("chardev", "")
+    return ""
+
+
+def _translated(option: str, value: str | None, tpm_chardev: str) -> list[str]:
+    if value is None:
+        return [option]
+    if option in {"-machine", "-M"}:
+        parts = [part for part in value.split(",") if part.partition("=")[0] not in _MACHINE_DROPPED]
+        return [option, ",".join(parts)]
+    if option == "-cpu":
+        return [option, re.sub(r"^host\b", "max", value)]
+    if option == "-chardev":
+        name = _properties(value).get("id", "")
+        return [] if name == tpm_chardev else [option, f"null,id={name}"]
+    if option == "-netdev":
+        number = sum(_properties(value).get("id", "").encode())
+        return [option, f"hubport,id={_properties(value).get('id', '')},hubid={number}"]
+    if option in ("-blockdev", "-drive"):
+        return _disk(option, value)
+    if option == "-serial" and value != "none":
+        return [option, "null"]
+    if option == "-fw_cfg":
+        # The firmware reads its own settings; files of others (credentials) do not shape the tables.
+        return [option, value] if value.startswith(("name=opt/ovmf/", "opt/ovmf/", "name=opt/org.tianocore/")) else []
+    return [option, value]
+
+
+def _disk(option: str, value: str) -> list[str]:
+    if option == "-blockdev" and value.startswith("{"):
+        node = json.loads(value).get("node-name", "")
+        return [option, f"null-co,node-name={node},read-zeroes=on,size=1073741824"]
+    facts = _properties(value)
+    if option == "-blockdev":
+        return [option, f"null-co,node-name={facts.get('node-name', '')},read-zeroes=on,size=1073741824"]
+    kept = [f"{key}={facts[key]}" for key in ("if", "id", "index", "bus", "unit", "media") if key in facts]
+    return [option, ",".join([*kept, "driver=null-co", "read-zeroes=on", "size=1073741824"])]
+
+
+def _object(value: str) -> list[str]:
+    """Objects that devices need (RNG back ends); memory and confidential guests are left to the defaults."""
+    facts = _properties(value) if not value.startswith("{") else {}
+    return ["-object", value] if facts.get("", "").startswith(("rng-", "iothread", "filter-")) else []

@@ -1,0 +1,1 @@
+"""Structures of the UEFI and PI specifications: firmware volumes, variables, device paths."""

@@ -1,0 +1,68 @@
+"""UEFI variables and boot options, in the forms in which firmware measures them.
+
+Source: TCG PC Client Platform Firmware Profile 1.06, section 10.2.6 (UEFI_VARIABLE_DATA); UEFI 2.10, sections 3.1.3
+(EFI_LOAD_OPTION) and 10.3 (device paths).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from uuid import UUID
+
+from tdxstack.errors import WireError
+
+GLOBAL_VARIABLE = UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
+IMAGE_SECURITY_DATABASE = UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
+
+_VARIABLE_DATA = struct.Struct("<16sQQ")
+_END_OF_PATH = bytes.fromhex("7fff0400")
+MAX_NAME = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class VariableData:
+    """``UEFI_VARIABLE_DATA``: a variable's identity and value, as event data."""
+
+    guid: UUID
+    name: str
+    value: bytes
+
+    def to_bytes(self) -> bytes:
+        name = self.name.encode("utf-16-le")
+        return _VARIABLE_DATA.pack(self.guid.bytes_le, len(name) // 2, len(self.value)) + name + self.value
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> VariableData:
+        """Read event data.
+
+        Raises:
+            WireError: the lengths do not add up to the data's.
+        """
+        if len(data) < _VARIABLE_DATA.size:
+            raise WireError("UEFI_VARIABLE_DATA", "VariableName", 0, f"{len(data)} bytes")
+        guid, characters, size = _VARIABLE_DATA.unpack_from(data)
+        end = _VARIABLE_DATA.size + 2 * characters
+        if characters > MAX_NAME or end + size != len(data):
+            raise WireError(
+                "UEFI_VARIABLE_DATA", "UnicodeNameLength", 16, f"{characters}+{size} in {len(data)} bytes"
+            )
+        name = data[_VARIABLE_DATA.size : end].decode("utf-16-le", "replace")
+        return cls(UUID(bytes_le=guid), name, data[end:])
+
+
+def load_option(description: str, path: bytes, attributes: int = 1, data: bytes = b"") -> bytes:
+    """EFI_LOAD_OPTION: the value of a Boot#### variable. ``path`` is without its end node."""
+    whole = path + _END_OF_PATH
+    return struct.pack("<IH", attributes, len(whole)) + (description + "\0").encode("utf-16-le") + whole + data
+
+
+def load_option_description(value: bytes) -> str:
+    """The description in a Boot#### value, as far as it can be read."""
+    text = value[6:].decode("utf-16-le", "replace")
+    return text.partition("\0")[0][:200]
+
+
+def firmware_file_path(volume: UUID, file: UUID) -> bytes:
+    """Device path of a file in a firmware volume, without the end node."""
+    return struct.pack("<BBH", 4, 7, 20) + volume.bytes_le + struct.pack("<BBH", 4, 6, 20) + file.bytes_le
