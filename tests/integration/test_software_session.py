@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import struct
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,10 +71,12 @@ class Boot:
         await self.session.close()
 
 
-async def start(platform: SoftwarePlatform, directory: Path, *more: str) -> Boot:
+async def start(platform: SoftwarePlatform, directory: Path, *more: str, state: bytes | None = None) -> Boot:
     parameters = TdParameters(memory_bytes=MEMORY)
     session = open_session(platform, "demo", parameters, FIRMWARE.read_bytes(), directory)
     assert isinstance(session, SoftwareTdSession)
+    if state is not None:
+        session.load_state(state)
     await session.start()
     assert session._tap is not None
     carry_over = session._tap._on_extend
@@ -129,23 +133,20 @@ def test_registers_are_what_the_firmware_measured(tmp_path: Path) -> None:
 
 def test_reset_makes_a_new_td(tmp_path: Path) -> None:
     platform = SoftwarePlatform.create("lab")
-    qmp = tmp_path / "qmp.sock"
 
     async def main() -> None:
-        boot = await start(platform, tmp_path / "run", "-qmp", f"unix:{qmp},server=on,wait=off")
+        boot = await start(platform, tmp_path / "run", *qmp(tmp_path / "qmp"))
         try:
             await boot.until_ready_to_boot()
             before = boot.session.registers()
             td = boot.session.td()
             td.mr_rtmr_extend(3, b"x" * 48)
-            reader, writer = await asyncio.open_unix_connection(qmp)
-            for command in ("qmp_capabilities", "system_reset"):
-                writer.write(b'{"execute":"%s"}\n' % command.encode())
-                await reader.readline()
+            monitor = await Monitor.connect(tmp_path / "qmp")
+            await monitor.execute("system_reset")
             await boot.until_ready_to_boot(2)
             assert boot.session.td() is not td
             assert boot.session.registers() == before
-            writer.close()
+            monitor.close()
         finally:
             await boot.end()
 
@@ -169,3 +170,74 @@ def test_death_of_swtpm_is_told(tmp_path: Path) -> None:
             await boot.end()
 
     asyncio.run(main())
+
+
+class Monitor:
+    """The little of QMP that a test needs."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def connect(cls, path: Path) -> Monitor:
+        monitor = cls(*await asyncio.open_unix_connection(path))
+        await monitor.execute("qmp_capabilities")
+        return monitor
+
+    async def execute(self, command: str, **arguments: object) -> Any:
+        self._writer.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        while True:
+            answer = json.loads(await self._reader.readline())
+            if "return" in answer or "error" in answer:
+                assert "return" in answer, answer
+                return answer["return"]
+
+    async def until_migrated(self) -> None:
+        async with asyncio.timeout(BOOT_SECONDS):
+            while (found := await self.execute("query-migrate")).get("status") != "completed":
+                assert found.get("status") not in ("failed", "cancelled"), found
+                await asyncio.sleep(0.1)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def qmp(path: Path) -> tuple[str, str]:
+    return "-qmp", f"unix:{path},server=on,wait=off"
+
+
+def test_saved_machine_is_restored_with_its_registers(tmp_path: Path) -> None:
+    platform = SoftwarePlatform.create("lab")
+    memory = f"file:{tmp_path / 'machine.state'}"
+
+    async def save() -> tuple[bytes, dict[str, str], list[bytes]]:
+        boot = await start(platform, tmp_path / "first", *qmp(tmp_path / "qmp1"))
+        try:
+            await boot.until_ready_to_boot()
+            monitor = await Monitor.connect(tmp_path / "qmp1")
+            await monitor.execute("stop")
+            boot.session.td().mr_rtmr_extend(3, b"x" * 48)
+            pcrs = [await boot.pcr(number) for number in range(8)]
+            saved = boot.session.save_state(), boot.session.registers(), pcrs
+            await monitor.execute("migrate", uri=memory)
+            await monitor.until_migrated()
+            monitor.close()
+            return saved
+        finally:
+            await boot.end()
+
+    async def load(state: bytes, registers: dict[str, str], pcrs: list[bytes]) -> None:
+        boot = await start(platform, tmp_path / "second", *qmp(tmp_path / "qmp2"), "-incoming", "defer", state=state)
+        try:
+            assert boot.session.registers() != registers
+            monitor = await Monitor.connect(tmp_path / "qmp2")
+            await monitor.execute("migrate-incoming", uri=memory)
+            await monitor.until_migrated()
+            assert boot.session.registers() == registers
+            assert [await boot.pcr(number) for number in range(8)] == pcrs
+            monitor.close()
+        finally:
+            await boot.end()
+
+    asyncio.run(load(*asyncio.run(save())))

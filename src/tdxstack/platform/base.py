@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tdxstack.errors import PlatformMissing, UsageError
 from tdxstack.wire.tdreport import TdAttributes
@@ -101,6 +101,19 @@ class TdSession(Protocol):
 
     def registers(self) -> dict[str, str]:
         """``mrtd``, ``rtmr0`` .. ``rtmr3`` in hex, as far as the host can know them (hardware: none)."""
+        ...
+
+
+@runtime_checkable
+class SavableTdSession(TdSession, Protocol):
+    """A session whose TD can be saved beside its machine's memory. Hardware has none: a TD only migrates."""
+
+    def save_state(self) -> bytes:
+        """The TD's state, sealed to its platform; take it while the machine is stopped."""
+        ...
+
+    def load_state(self, data: bytes) -> None:
+        """Let the TD take up a saved state when the machine resumes its own (loadvm, or -incoming)."""
         ...
 
 

@@ -22,7 +22,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     serve = verbs.add_parser("serve", help="serve quotes of a software platform until interrupted")
     serve.description = "Serve Intel's QGS protocol. Each TD on a software platform has a QGS of its own already."
     serve.add_argument("--platform", default="software", metavar="NAME", help="default: software")
-    _add_address(serve, "listen on")
+    _add_address(serve, "listen on").add_argument(
+        "--vsock", type=int, metavar="PORT", help="listen for guests on vsock; Intel's port is 4050"
+    )
     serve.set_defaults(run=serve_command)
     status = verbs.add_parser("status", help="ask a QGS for its platform's SVNs")
     _add_address(status, "ask")
@@ -31,10 +33,11 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     status.set_defaults(run=status_command)
 
 
-def _add_address(parser: argparse.ArgumentParser, what: str) -> None:
+def _add_address(parser: argparse.ArgumentParser, what: str) -> argparse._MutuallyExclusiveGroup:
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--socket", type=Path, metavar="PATH", help=f"{what} a unix socket ({DEFAULT_SOCKET})")
     place.add_argument("--tcp", metavar="HOST:PORT", help=f"{what} TCP, loopback only; port 0: any free one")
+    return place
 
 
 def serve_command(args: argparse.Namespace) -> ExitCode:
@@ -45,13 +48,13 @@ def serve_command(args: argparse.Namespace) -> ExitCode:
     from tdxstack.platform.software.qgs_server import QgsServer, QgsService
 
     platform = SoftwarePlatform.open(args.platform)
-    address = _address(args)
+    address = args.vsock if args.vsock is not None else _address(args)
     asyncio.run(_serve(QgsServer(QgsService(platform)), address, args.platform))
     output.say("stopped")
     return ExitCode.DONE
 
 
-async def _serve(server: QgsServer, address: Address, platform: str) -> None:
+async def _serve(server: QgsServer, address: Address | int, platform: str) -> None:
     import asyncio
     import signal
 
@@ -59,11 +62,14 @@ async def _serve(server: QgsServer, address: Address, platform: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    if isinstance(address, Path):
+    if isinstance(address, int):
+        spoken = f"vsock port {await server.listen_vsock(address)}"
+    elif isinstance(address, Path):
         await server.listen_unix(address)
+        spoken = str(address)
     else:
-        address = (address[0], await server.listen_tcp(*address))
-    output.say(f"software platform {platform}: quotes at {_spoken(address)}; Ctrl-C ends it")
+        spoken = _spoken((address[0], await server.listen_tcp(*address)))
+    output.say(f"software platform {platform}: quotes at {spoken}; Ctrl-C ends it")
     try:
         await stop.wait()
     finally:

@@ -16,6 +16,8 @@ from tdxstack.platform.software.td import TrustDomain
 from tdxstack.wire.tcg import Algorithm, Event
 from tdxstack.wire.tdvf import Section, TdvfMetadata
 
+#: Key id of the TD of a session: each session has a module of its own.
+HKID = 1
 _ZERO_PAGE = bytes(PAGE_SIZE)
 
 
@@ -24,7 +26,7 @@ def launch(
     parameters: TdParameters,
     firmware: bytes,
     order: MrtdOrder = MrtdOrder.SINGLE_PASS,
-    hkid: int = 1,
+    hkid: int = HKID,
 ) -> TrustDomain:
     """A TD that runs ``firmware``: created, loaded, measured, finalised, TD HOB and configuration volume in RTMR0.
 

@@ -62,13 +62,7 @@ class TdxModule:
         """
         function = "TDH.MNG.INIT"
         td.require(function, Lifecycle.KEYS_CONFIGURED, OpState.UNINITIALIZED)
-        if int(parameters.attributes) & ~TD_ATTRIBUTES_DEFINED:
-            raise ModuleError(
-                function, Status.OPERAND_INVALID, Operand.ATTRIBUTES, f"0x{int(parameters.attributes):x}"
-            )
-        xfam = parameters.xfam
-        if xfam & XFAM_FIXED1 != XFAM_FIXED1 or xfam & ~XFAM_FIXED0:
-            raise ModuleError(function, Status.OPERAND_INVALID, Operand.XFAM, f"0x{xfam:x}")
+        check_parameters(function, parameters)
         td.parameters = parameters
         td.launch_tcb = self._current_tcb()
         td.op_state = OpState.INITIALIZED
@@ -133,20 +127,21 @@ class TdxModule:
     def servtd_bind(self, td: TrustDomain, service: TrustDomain, slot: int, kind: int, attributes: int) -> bytes:
         """TDH.SERVTD.BIND: bind to a running service TD; return the TD's UUID, by which the service TD asks for it.
 
-        The first binding, without a pre-binding, must come before the TD runs. A later one must be the same service
-        TD by type, attributes and SERVTD_INFO_HASH.
+        The first binding, without a pre-binding, must come before the TD runs (or, at a migration's destination,
+        before it is imported). A later one must be the same service TD by type, attributes and SERVTD_INFO_HASH.
 
         Raises:
             ModuleError: wrong state, or SERVTD_TYPE_MISMATCH, SERVTD_ATTR_MISMATCH, SERVTD_INFO_HASH_MISMATCH.
         """
         function = "TDH.SERVTD.BIND"
-        td.require(function, Lifecycle.KEYS_CONFIGURED, OpState.INITIALIZED, OpState.RUNNABLE)
+        early = (OpState.UNINITIALIZED, OpState.INITIALIZED)
+        td.require(function, Lifecycle.KEYS_CONFIGURED, *early, OpState.RUNNABLE)
         service.require(function, Lifecycle.KEYS_CONFIGURED, OpState.RUNNABLE)
         _check_binding(function, slot, kind)
         info_hash = service.servtd_info_hash()
         bound = td.service_tds.get(slot)
         if bound is None:
-            td.require(function, Lifecycle.KEYS_CONFIGURED, OpState.INITIALIZED)
+            td.require(function, Lifecycle.KEYS_CONFIGURED, *early)
         else:
             _check_same(function, bound, kind, attributes, info_hash)
         td.service_tds[slot] = ServiceTd(kind, attributes, info_hash, service.uuid)
@@ -164,6 +159,19 @@ class TdxModule:
         self._hkids.discard(td.hkid)
         td.lifecycle = Lifecycle.TEARDOWN
         td.pages.clear()
+
+
+def check_parameters(function: str, parameters: TdParameters) -> None:
+    """Whether the platform supports a TD's ATTRIBUTES and XFAM.
+
+    Raises:
+        ModuleError: OPERAND_INVALID.
+    """
+    attributes, xfam = int(parameters.attributes), parameters.xfam
+    if attributes & ~TD_ATTRIBUTES_DEFINED:
+        raise ModuleError(function, Status.OPERAND_INVALID, Operand.ATTRIBUTES, f"0x{attributes:x}")
+    if xfam & XFAM_FIXED1 != XFAM_FIXED1 or xfam & ~XFAM_FIXED0:
+        raise ModuleError(function, Status.OPERAND_INVALID, Operand.XFAM, f"0x{xfam:x}")
 
 
 def _measured(operation: bytes, gpa: int) -> bytes:

@@ -160,6 +160,21 @@ class QgsServer:
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
+    async def listen_vsock(self, port: int) -> int:
+        """Listen for guests on AF_VSOCK, as Intel's QGS does on port 4050; return the port (-1: any free one)."""
+        listener: socket.socket | None = None
+        try:
+            listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+            listener.bind((socket.VMADDR_CID_ANY, port if port >= 0 else socket.VMADDR_PORT_ANY))
+            self._server = await asyncio.start_server(self._accept, sock=listener)
+        except OSError as error:
+            if listener is not None:
+                listener.close()
+            hint = "modprobe vhost_vsock; ss -l --vsock"
+            raise SystemFault(f"cannot listen on vsock port {port}: {error.strerror or error}", hint=hint) from error
+        bound: int = listener.getsockname()[1]
+        return bound
+
     async def close(self) -> None:
         """Stop listening, end all connections, remove the socket."""
         if self._server is not None:

@@ -9,15 +9,17 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdxstack.errors import UsageError
+from tdxstack.errors import UsageError, WireError
 from tdxstack.measure.launch import launch_events
 from tdxstack.measure.rtmr import rtmr_of_index
 from tdxstack.platform.base import SERIAL_BUS, TdParameters
 from tdxstack.platform.software.channel import ChannelServer, Leaves
-from tdxstack.platform.software.loader import launch, retire
+from tdxstack.platform.software.loader import HKID, launch, retire
+from tdxstack.platform.software.module import TdxModule
 from tdxstack.platform.software.qgs_server import QgsServer, QgsService
 from tdxstack.platform.software.swtpm import Swtpm
 from tdxstack.platform.software.td import TrustDomain
+from tdxstack.platform.software.td_state import restore, save
 from tdxstack.platform.software.tpm_tap import TpmTap
 from tdxstack.system.files import private_directory
 from tdxstack.wire import channel
@@ -55,6 +57,7 @@ class SoftwareTdSession:
         self._module = platform.module()
         self._td: TrustDomain | None = None
         self._firmware_runs = True
+        self._saved: bytes | None = None
         self._resources = contextlib.AsyncExitStack()
         self._swtpm: Swtpm | None = None
         self._tap: TpmTap | None = None
@@ -134,6 +137,27 @@ class SoftwareTdSession:
             raise UsageError(f"the session of TD {self._name} was not started")
         return self._td
 
+    def save_state(self) -> bytes:
+        """The TD's state, sealed to its platform, to be kept beside the machine's. Stop the machine before.
+
+        Raises:
+            ModuleError: the TD does not run.
+        """
+        return bytes([self._firmware_runs]) + save(self.td())
+
+    def load_state(self, data: bytes) -> None:
+        """Let the TD take up a saved state when its TPM resumes (QEMU's loadvm, or -incoming).
+
+        Raises:
+            ModuleError: saved on another platform, or changed.
+            WireError: not a saved state.
+        """
+        if data[:1] not in (b"\0", b"\1"):
+            raise WireError("software session state", "phase", 0, "neither 0 nor 1")
+        module = self._platform.module()
+        restore(_blank(module), data[1:])
+        self._saved = data
+
     async def _start(self) -> None:
         private_directory(self._run_dir)
         for name in ("tpm.sock", "tpm-control.sock", "channel.sock", "qgs.sock"):
@@ -169,9 +193,15 @@ class SoftwareTdSession:
         self._firmware_runs = True
 
     def _tpm_started(self, resumed: bool) -> None:
-        """The TPM starts with the machine: PCRs are zero again, and so must the RTMRs be."""
+        """The TPM starts with the machine: PCRs are zero again, and so must the RTMRs be; or both are as saved."""
         if not resumed:
             self._relaunch()
+        elif self._saved is not None:
+            if self._td is not None:
+                retire(self._module, self._td)
+            self._td = _blank(self._module)
+            restore(self._td, self._saved[1:])
+            self._firmware_runs = self._saved[:1] == b"\1"
 
     def _extended(self, extend: Extend) -> None:
         """Carry a PCR extend over to its RTMR, as TDVF would have extended that one."""
@@ -191,3 +221,10 @@ class SoftwareTdSession:
         where the guest's kernel is one that extends RTMR2 by IMA's entries (Intel's TDX 1.5 guest kernel).
         """
         return self._firmware_runs or (pcr == IMA_PCR and self._parameters.ima_in_rtmr2)
+
+
+def _blank(module: TdxModule) -> TrustDomain:
+    """A TD that is created and keyed, to be given a state."""
+    td = module.mng_create(HKID)
+    module.mng_key_config(td)
+    return td

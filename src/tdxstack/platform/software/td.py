@@ -39,9 +39,18 @@ class OpState(Enum):
     UNINITIALIZED = "UNINITIALIZED"
     INITIALIZED = "INITIALIZED"
     RUNNABLE = "RUNNABLE"
+    LIVE_EXPORT = "LIVE_EXPORT"
     PAUSED_EXPORT = "PAUSED_EXPORT"
     POST_EXPORT = "POST_EXPORT"
     MEMORY_IMPORT = "MEMORY_IMPORT"
+    STATE_IMPORT = "STATE_IMPORT"
+    POST_IMPORT = "POST_IMPORT"
+    LIVE_IMPORT = "LIVE_IMPORT"
+    FAILED_IMPORT = "FAILED_IMPORT"
+
+
+#: Operation states in which a TD's vCPUs run.
+RUNNING = (OpState.RUNNABLE, OpState.LIVE_EXPORT, OpState.LIVE_IMPORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,34 @@ class ServiceTd:
     attributes: int
     info_hash: bytes
     uuid: bytes | None = None
+
+
+@dataclass(slots=True)
+class Migration:
+    """Keys and counters of a TD's migration session.
+
+    ``encryption_key`` is the module's own (MIG_ENC_KEY, 32 bytes); ``decryption_words`` the peer's, by word;
+    ``counter`` numbers what goes out, ``expected`` what comes in.
+    """
+
+    encryption_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    decryption_words: list[int | None] = field(default_factory=lambda: [None] * 4, repr=False)
+    version: int = 0
+    counter: int = 0
+    expected: int = 0
+    iv: int = 0
+
+    @property
+    def decryption_key(self) -> bytes | None:
+        """MIG_DEC_KEY, once all four words are there."""
+        if any(word is None for word in self.decryption_words):
+            return None
+        return b"".join((word or 0).to_bytes(8, "little") for word in self.decryption_words)
+
+    def next_iv(self) -> int:
+        """A number that was never used under this TD's key."""
+        self.iv += 1
+        return self.iv
 
 
 @dataclass(slots=True)
@@ -76,6 +113,7 @@ class TrustDomain:
     service_tds: dict[int, ServiceTd] = field(default_factory=dict)
     pages: dict[int, bytes] = field(default_factory=dict, repr=False)
     measurement: hashlib._Hash = field(default_factory=hashlib.sha384, repr=False)
+    migration: Migration = field(default_factory=Migration)
 
     def require(self, function: str, lifecycle: Lifecycle, *op_states: OpState) -> None:
         """Check the states that a function needs; life cycle first, as the module does.
@@ -167,7 +205,7 @@ class TrustDomain:
         return {"mrtd": self.mrtd.hex(), **{f"rtmr{index}": value.hex() for index, value in enumerate(self.rtmrs)}}
 
     def _require_running(self, function: str) -> None:
-        self.require(function, Lifecycle.KEYS_CONFIGURED, OpState.RUNNABLE)
+        self.require(function, Lifecycle.KEYS_CONFIGURED, *RUNNING)
 
     def _launch_tcb(self, function: str) -> PlatformTcb:
         if self.launch_tcb is None:

@@ -185,6 +185,21 @@ def test_tcp_and_port_in_use(platform: SoftwarePlatform) -> None:
     asyncio.run(main())
 
 
+def test_vsock_listens_and_tells_a_port_in_use(platform: SoftwarePlatform) -> None:
+    async def main() -> None:
+        first, second = QgsServer(QgsService(platform)), QgsServer(QgsService(platform))
+        try:
+            port = await first.listen_vsock(-1)
+        except SystemFault as error:
+            pytest.skip(str(error))
+        with pytest.raises(SystemFault, match=str(port)):
+            await second.listen_vsock(port)
+        await first.close()
+        await second.close()
+
+    asyncio.run(main())
+
+
 def test_nobody_listens(tmp_path: Path) -> None:
     with pytest.raises(SystemFault):
         asyncio.run(qgs_client.get_quote(tmp_path / "q", bytes(1024)))
