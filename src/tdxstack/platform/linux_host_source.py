@@ -11,6 +11,7 @@ msr.json              ``{"0x982": {"0": "0x3", "1": "0x3"}}``: MSR -> CPU -> val
 dmesg                 the kernel log, one message a line, with or without time stamps
 qemu.json             ``{"path": ..., "version": "10.1.0", "tdx_guest": ["attributes", ...] or null}``
 domcapabilities.xml   what ``virsh domcapabilities`` says
+journal               the journal of the stack's services, if it was put there by hand
 services.json         ``{"qgsd.service": "active", "libvirtd.service": "inactive"}``; an absent unit is not installed
 rpm-packages          ``name<TAB>version`` a line, where the host uses RPM
 ===================== ==============================================================================================
@@ -29,6 +30,8 @@ from typing import Any, Protocol
 from tdxstack.errors import ProcessFailed, ProcessTimeout, ProgramMissing
 from tdxstack.platform.linux_host_files import LIMIT, HostFiles, HostReadError
 from tdxstack.system import process
+
+PIPE = -1  # subprocess.PIPE
 
 DIRECTORY = "/.tdxstack"
 QEMU_PROGRAMS = ("/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/local/bin/qemu-system-x86_64")
@@ -56,6 +59,30 @@ class QemuFacts:
     machines: tuple[str, ...] = ()
 
 
+class ClosableStream(Protocol):
+    """Bytes that are read and closed."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Journal:
+    """What ``journalctl`` prints, read while it runs."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._program = process.spawn(argv, stdout=PIPE, die_with_parent=False)
+
+    def read(self, size: int, /) -> bytes:
+        stream = self._program.stdout
+        return stream.read(size) if stream is not None else b""
+
+    def close(self) -> None:
+        if self._program.stdout is not None:
+            self._program.stdout.close()
+        self._program.terminate()
+        self._program.wait(timeout=20)
+
+
 class HostSource(Protocol):
     """A host to look at."""
 
@@ -64,24 +91,35 @@ class HostSource(Protocol):
 
     def cpus(self) -> Sequence[int]:
         """Numbers of the online CPUs whose MSRs can be asked for."""
+        ...
 
     def msr(self, cpu: int, index: int) -> int:
         """A 64-bit register. Raises HostReadError: no such register, no driver, no privilege."""
+        ...
 
     def dmesg(self) -> str:
         """The kernel log. Raises HostReadError: not readable."""
+        ...
+
+    def journal(self) -> ClosableStream | None:
+        """The journal of this boot of the kernel and of the stack's services as text, or None where there is none."""
+        ...
 
     def qemu(self) -> QemuFacts | None:
         """The QEMU of the host, or None without one."""
+        ...
 
     def domain_capabilities(self) -> str | None:
         """libvirt's domain capabilities (XML), or None where libvirt does not answer."""
+        ...
 
     def services(self) -> Mapping[str, str]:
         """systemd unit -> active, inactive, failed; what is not installed is absent."""
+        ...
 
     def rpm_packages(self) -> str | None:
         """``name<TAB>version`` a line, or None where RPM is not used."""
+        ...
 
 
 class LiveHost:
@@ -116,6 +154,13 @@ class LiveHost:
             raise HostReadError("dmesg", "program not found", missing=True) from error
         except (ProcessFailed, ProcessTimeout) as error:
             raise HostReadError("dmesg", error.message, hint="run as root") from error
+
+    def journal(self) -> ClosableStream | None:
+        units = [word for unit in (*UNITS, "aesmd.service") for word in ("-u", unit)]
+        try:
+            return Journal(["journalctl", "--boot", "--no-pager", "--quiet", *units])
+        except ProgramMissing:
+            return None
 
     def qemu(self) -> QemuFacts | None:
         for path in QEMU_PROGRAMS:
@@ -205,6 +250,12 @@ class CapturedHost:
 
     def dmesg(self) -> str:
         return self.files.text(f"{DIRECTORY}/dmesg", limit=DMESG_LIMIT)
+
+    def journal(self) -> ClosableStream | None:
+        try:
+            return self.files.resolve(f"{DIRECTORY}/journal").open("rb")
+        except OSError:
+            return None
 
     def qemu(self) -> QemuFacts | None:
         try:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from tdxstack.cli import output
-from tdxstack.errors import ExitCode
+from tdxstack.errors import ExitCode, UsageError
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     _add_root(components)
     output.add_json(components)
     components.set_defaults(run=components_command)
+    _add_diagnose(verbs.add_parser("diagnose", help="read logs and say what is wrong, why, and what to do"))
     _add_capture(verbs.add_parser("capture", help="copy what checks read into a directory, for a bug report"))
 
 
@@ -29,6 +30,20 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="tell the evidence of checks that pass, too")
     output.add_json(parser)
     parser.set_defaults(run=check)
+
+
+def _add_diagnose(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "exit status: 0 no known sign of trouble, 1 trouble was found"
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="logs of kernel, journal, QEMU, QGS, PCCS, MPA, libvirt (also .gz), or - for standard input; "
+        "without any, the logs and configuration of this machine",
+    )
+    _add_root(parser)
+    output.add_json(parser)
+    parser.set_defaults(run=diagnose)
 
 
 def _add_capture(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +70,36 @@ def check(args: argparse.Namespace) -> ExitCode:
         for reason in report.reasons(results, tree.HOST_ROOTS):
             output.say(f"  {reason}")
     return code
+
+
+def diagnose(args: argparse.Namespace) -> ExitCode:
+    """Read logs and tell what is wrong."""
+    import sys
+
+    from tdxstack.platform.linux_host_source import open_host
+    from tdxstack.preflight import diagnosis, log_sources
+
+    if args.files and args.root:
+        raise UsageError("--root reads a captured tree: name no files beside it")
+    configuration: list[diagnosis.Problem] = []
+    if args.files:
+        scans = [
+            log_sources.scan_stream("standard input", sys.stdin.buffer)
+            if name == "-"
+            else log_sources.scan_file(Path(name))
+            for name in args.files
+        ]
+    else:
+        source = open_host(args.root)
+        scans = list(log_sources.scan_host(source))
+        configuration = log_sources.configuration(source)
+    found = [*diagnosis.problems(scans), *configuration]
+    logs = [{"source": scan.source, "bytes": scan.size, "lines": scan.lines} for scan in scans]
+    document = output.document(
+        "host-diagnosis", {"ok": not found, "problems": [one.body() for one in found], "logs": logs}
+    )
+    output.emit(args, document, lambda: diagnosis.text(found, scans))
+    return ExitCode.FAILED if found else ExitCode.DONE
 
 
 def components_command(args: argparse.Namespace) -> ExitCode:

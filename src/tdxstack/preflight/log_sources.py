@@ -1,0 +1,108 @@
+"""Where logs are: files that were named, standard input, or the logs of this machine (or of a captured tree)."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import IO
+
+from tdxstack.errors import SystemFault
+from tdxstack.platform.linux_host_files import HostReadError
+from tdxstack.platform.linux_host_source import HostSource
+from tdxstack.preflight import report
+from tdxstack.preflight.checks import attestation
+from tdxstack.preflight.diagnosis import Problem, Readable, Scan, Scanner
+from tdxstack.preflight.host import Host
+from tdxstack.preflight.model import Outcome, run
+from tdxstack.preflight.signatures import Severity
+
+#: Log files of a host, besides the kernel log and the journal: directories are read one level deep.
+PLACES = (
+    "/var/log/mpa_registration.log",
+    "/opt/intel/sgx-dcap-pccs/logs",
+    "/var/log/pccs",
+    "/var/log/libvirt/libvirtd.log",
+    "/var/log/libvirt/qemu",
+)
+#: Checks of configuration that belong to a diagnosis.
+CONFIGURATION = ("attestation.qcnl", "attestation.qcnl_url", "attestation.qcnl_tls", "attestation.pccs_uri")
+
+
+def scan_file(path: Path) -> Scan:
+    """Read one log, packed with gzip or not.
+
+    Raises:
+        SystemFault: it cannot be read.
+    """
+    try:
+        with _opened(path) as stream:
+            return Scanner(str(path)).read(stream)
+    except (OSError, EOFError) as error:
+        raise SystemFault(f"{path}: {error}", hint="name log files, or - for standard input") from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    stream = path.open("rb")
+    if stream.read(2) == b"\x1f\x8b":
+        stream.close()
+        return gzip.open(path)  # type: ignore[return-value]
+    stream.seek(0)
+    return stream
+
+
+def scan_stream(name: str, stream: Readable) -> Scan:
+    return Scanner(name).read(stream)
+
+
+def scan_host(source: HostSource) -> Iterator[Scan]:
+    """Read the logs of a host: kernel log, journal of the services, and files."""
+    try:
+        yield scan_stream("kernel log", io.BytesIO(source.dmesg().encode()))
+    except HostReadError:
+        yield Scan("kernel log (not readable)")
+    journal = source.journal()
+    if journal is not None:
+        with closing(journal):
+            yield scan_stream("journal", journal)
+    for path in PLACES:
+        for name in _files(source, path):
+            yield scan_file(source.files.resolve(name))
+
+
+def _files(source: HostSource, path: str) -> Sequence[str]:
+    if not source.files.exists(path):
+        return ()
+    if source.files.resolve(path).is_dir():
+        names = (f"{path}/{name}" for name in source.files.names(path))
+        return [name for name in names if source.files.resolve(name).is_file()]
+    return [path]
+
+
+def configuration(source: HostSource) -> list[Problem]:
+    """What the checks say of the quote provider's and the PCCS's configuration."""
+    host = Host(source)
+    wanted = [check for check in attestation.CHECKS if check.id == "attestation.qcnl"]
+    found = []
+    for result in report.everything([run(check, host) for check in wanted]):
+        if result.check.id in CONFIGURATION and result.outcome in (Outcome.FAIL, Outcome.WARN):
+            if "No such file" in result.finding.evidence:
+                continue
+            severity = Severity.ERROR if result.outcome is Outcome.FAIL else Severity.WARNING
+            found.append(
+                Problem(
+                    id=f"config.{result.check.id}",
+                    severity=severity,
+                    title=f"{result.check.title}: {result.check.want}",
+                    detail="",
+                    cause=result.check.why,
+                    fix=result.fix,
+                    count=1,
+                    source="configuration",
+                    line_number=0,
+                    line=result.finding.evidence,
+                )
+            )
+    return found
