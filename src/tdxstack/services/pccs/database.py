@@ -103,6 +103,12 @@ class Database:
                 hint="tdxctl pccs init",
             )
 
+    def upstream(self) -> str:
+        """What :meth:`bind_upstream` said; empty if it was never called."""
+        with self.reading() as connection:
+            query = select(schema.facts.c.text).where(schema.facts.c.name == "upstream")
+            return str(connection.execute(query).scalar() or "")
+
     def take_lease(self, name: str, seconds: int) -> bool:
         """Whether this replica may do periodic work ``name``, which no other does for ``seconds``."""
         now = int(self.clock())

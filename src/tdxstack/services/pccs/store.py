@@ -222,6 +222,13 @@ class Store(Database):
             )
             return [str(row.policy) for row in rows]
 
+    def expiries(self) -> dict[str, tuple[int, int]]:
+        """How many documents there are of each kind, and when the first of them expires (Unix seconds)."""
+        c = schema.documents.c
+        query = select(c.kind, func.count(), func.min(c.expires)).group_by(c.kind).order_by(c.kind)
+        with self.reading() as connection:
+            return {str(kind): (int(number), int(expires)) for kind, number, expires in connection.execute(query)}
+
     def counts(self) -> dict[str, int]:
         """Rows of each table."""
         with self.reading() as connection:

@@ -1,0 +1,49 @@
+"""Why a request is refused: Intel's status codes, three of which are PCCS's own (460, 461, 462)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """Status codes of the REST interface."""
+
+    OK = 200
+    INVALID_REQUEST = 400
+    UNAUTHORIZED = 401
+    NO_CACHE_DATA = 404
+    PCS_V3_GONE = 410
+    CONTENT_TOO_LARGE = 413
+    TOO_MANY_REQUESTS = 429
+    INTEGRITY_ERROR = 460
+    PLATFORM_UNKNOWN = 461
+    CERTS_UNAVAILABLE = 462
+    INTERNAL_ERROR = 500
+    PCS_ACCESS_FAILURE = 502
+    UNAVAILABLE = 503
+
+
+MEANINGS: dict[Status, str] = {
+    Status.OK: "Operation successful.",
+    Status.INVALID_REQUEST: "The request's parameters or body are not valid.",
+    Status.UNAUTHORIZED: "The token is missing or wrong.",
+    Status.NO_CACHE_DATA: "There is no such collateral here.",
+    Status.PCS_V3_GONE: "Version 3 of Intel's PCS has ended; what is not cached cannot be had in version 3.",
+    Status.CONTENT_TOO_LARGE: "The request's body is too large.",
+    Status.TOO_MANY_REQUESTS: "Too many requests; try again.",
+    Status.INTEGRITY_ERROR: "The integrity of the data cannot be verified.",
+    Status.PLATFORM_UNKNOWN: "The platform is not known here; register it.",
+    Status.CERTS_UNAVAILABLE: "Certificates are not available for the platform's TCB.",
+    Status.INTERNAL_ERROR: "The service failed.",
+    Status.PCS_ACCESS_FAILURE: "The upstream PCS could not be asked, or answered with a fault.",
+    Status.UNAVAILABLE: "The service cannot do this at present.",
+}
+
+
+class Refusal(Exception):
+    """A request that is answered with ``status``; ``detail`` goes into the answer, so it names no secrets."""
+
+    def __init__(self, status: Status, detail: str = "") -> None:
+        super().__init__(detail or MEANINGS[status])
+        self.status = status
+        self.text = MEANINGS[status] + (f" {detail}" if detail else "")

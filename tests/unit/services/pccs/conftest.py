@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import fake_intel
+from tdxstack.services.pccs.app import create_app
+from tdxstack.services.pccs.service import Service, open_service
+from tdxstack.services.pccs.settings import Settings
+from tdxstack.services.pccs.tokens import hash_token
+
+USER, ADMIN = "user token", "admin token"
+USER_HASH, ADMIN_HASH = hash_token(USER), hash_token(ADMIN)
+
+
+class Clock:
+    """A clock that stands until it is told."""
+
+    def __init__(self) -> None:
+        self.now = float(fake_intel.NOW)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Api:
+    """A service's application, called without a network."""
+
+    def __init__(self, service: Service, intel: fake_intel.FakeIntel, clock: Clock) -> None:
+        self.service = service
+        self.intel = intel
+        self.clock = clock
+        self.app: Any = create_app(service)
+
+    def call(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
+        async def once() -> httpx2.Response:
+            transport = httpx2.ASGITransport(app=self.app, raise_app_exceptions=False)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://pccs") as client:
+                return await client.request(method, path, **kwargs)
+
+        return asyncio.run(once())
+
+    def get(self, path: str, **query: str) -> httpx2.Response:
+        return self.call("GET", path, params=query)
+
+    def admin(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
+        return self.call(method, path, headers={"admin-token": ADMIN}, **kwargs)
+
+    def register(self, body: Any, **query: str) -> httpx2.Response:
+        return self.call(
+            "POST", "/sgx/certification/v4/platforms", json=body, params=query, headers={"user-token": USER}
+        )
+
+
+@pytest.fixture
+def intel() -> fake_intel.FakeIntel:
+    return fake_intel.FakeIntel()
+
+
+@pytest.fixture
+def start(tmp_path: Path, intel: fake_intel.FakeIntel) -> Iterator[Callable[..., Api]]:
+    """Start a service in a mode; several share one database."""
+    root = tmp_path / "root.pem"
+    root.write_bytes(fake_intel.pki().root.certificate.public_bytes(Encoding.PEM))
+    opened: list[Service] = []
+
+    def begin(mode: str = "LAZY", **settings: Any) -> Api:
+        values: dict[str, Any] = {
+            "mode": mode,
+            "database": f"sqlite:///{tmp_path}/pccs.db",
+            "trust_roots": [str(root)],
+            "user_token": USER_HASH,
+            "admin_token": ADMIN_HASH,
+        }
+        clock = Clock()
+        source = None if mode == "OFFLINE" else intel
+        service = open_service(Settings(**values | settings), source=source, clock=clock)
+        opened.append(service)
+        return Api(service, intel, clock)
+
+    yield begin
+    for service in opened:
+        service.close()
+
+
+@pytest.fixture
+def api(start: Callable[..., Api]) -> Api:
+    return start()
