@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from tdxstack.errors import StateError, SystemFault, TdxStackError, UsageError
+from tdxstack.platform.software.session import SoftwareTdSession
 from tdxstack.system import paths
-from tdxstack.vm import lifecycle, waiting
+from tdxstack.vm import changes, events, lifecycle, saved, waiting
 from tdxstack.vm.control import RemoteError
 from tdxstack.vm.record import Place, TdRecord
 from tdxstack.vm.spec import TdSpec, VmType
@@ -300,3 +301,87 @@ def test_an_overlay_takes_the_writes(define: Callable[..., TdSpec], tmp_path: Pa
     assert record.place.overlay.read_bytes()[:4] == b"QFI\xfb"
     lifecycle.stop("demo", "force")
     assert image.read_bytes() == bytes(1 << 20)
+
+
+SAVABLE = pytest.mark.skipif(not hasattr(SoftwareTdSession, "save_state"), reason="the platform cannot save TDs yet")
+
+
+@pytest.mark.parametrize("kind", [VmType.EFI, pytest.param(VmType.TD, marks=SAVABLE)])
+def test_save_and_go_on(define: Callable[..., TdSpec], kind: VmType, tmp_path: Path) -> None:
+    image = tmp_path / "disk.raw"
+    image.write_bytes(bytes(1 << 20))
+    define(type=kind, image=image)
+    lifecycle.start("demo")
+    lifecycle.wait_ready("demo", BOOT_TIMEOUT)
+    before = lifecycle.registers("demo")
+    record = changes.save("demo")
+    assert record.state is State.SAVED
+    _gone(record)
+    with pytest.raises(StateError, match="while saved"):
+        changes.change("demo", {"memory": "512M"})
+
+    began = time.monotonic()
+    assert lifecycle.start("demo").state is State.RUNNING
+    assert lifecycle.call_guest("demo", "ping", timeout=20) == {"pong": True}
+    took = time.monotonic() - began
+    assert lifecycle.registers("demo") == before
+    assert lifecycle.status("demo").run.boots == 0
+    assert took < 20, "that was a boot"
+    assert not saved.saved_state("demo").exists(), "a state is gone on from once"
+
+
+def test_snapshots(define: Callable[..., TdSpec]) -> None:
+    define(type=VmType.EFI)
+    lifecycle.start("demo")
+    lifecycle.wait_ready("demo", BOOT_TIMEOUT)
+    changes.snapshot_create("demo", "booted")
+    with pytest.raises(RemoteError, match="exists"):
+        changes.snapshot_create("demo", "booted")
+    assert lifecycle.call_guest("demo", "ping") == {"pong": True}
+    assert [label for label, _ in saved.snapshots("demo")] == ["booted"]
+    with pytest.raises(StateError, match="cannot revert while running"):
+        changes.snapshot_revert("demo", "booted")
+    lifecycle.stop("demo", "force")
+    for _ in range(2):
+        assert changes.snapshot_revert("demo", "booted").state is State.SAVED
+        lifecycle.start("demo")
+        assert lifecycle.call_guest("demo", "ping", timeout=20) == {"pong": True}
+        lifecycle.stop("demo", "force")
+    changes.snapshot_delete("demo", "booted")
+    assert saved.snapshots("demo") == []
+
+
+def test_a_saved_state_that_does_not_fit(define: Callable[..., TdSpec]) -> None:
+    define(type=VmType.EFI)
+    lifecycle.start("demo")
+    changes.save("demo")
+    state = saved.saved_state("demo")
+    state.memory.write_bytes(state.memory.read_bytes()[:100000])
+    with pytest.raises(RemoteError, match="cannot load the machine's state"):
+        lifecycle.start("demo")
+    record = lifecycle.status("demo")
+    assert record.state is State.FAILED
+    _gone(record)
+    assert lifecycle.start("demo", discard_saved=True).state is State.RUNNING
+
+
+def test_set_clone_and_events(define: Callable[..., TdSpec], tmp_path: Path) -> None:
+    image = tmp_path / "disk.raw"
+    image.write_bytes(bytes(1 << 20))
+    define(type=VmType.EFI, image=image)
+    first = lifecycle.start("demo")
+    with pytest.raises(StateError, match="while running"):
+        changes.change("demo", {"vcpus": 2})
+    with pytest.raises(StateError, match="while running"):
+        changes.clone("demo", "other")
+    lifecycle.stop("demo", "force")
+    assert changes.change("demo", {"vcpus": 2}).spec.vcpus == 2
+    other = changes.clone("demo", "other")
+    assert other.place.overlay.exists()
+    second = lifecycle.start("other")
+    assert second.run.mac != first.run.mac
+    lifecycle.start("demo")
+    assert changes.reboot("demo", "force").state is State.RUNNING
+    told = events.path("demo").read_text()
+    assert '"state": "running"' in told
+    assert "SHUTDOWN" in told

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tdxstack.errors import SystemFault
+from tdxstack.vm.control import RemoteError, error_from_document
 
 #: Longest line that an agent may send: a CCEL and a quote in base64 fit many times.
 MAX_LINE = 16 << 20
@@ -70,7 +71,8 @@ class AgentConnection:
         """The agent's answer to one request.
 
         Raises:
-            AgentError: an error from the guest, or no answer within ``within`` seconds.
+            RemoteError: an error from the guest, with its exit code.
+            AgentError: no answer within ``within`` seconds.
         """
         if self._writer is None:
             raise AgentError("the guest's agent is not connected", hint="tdxctl td start NAME")
@@ -136,8 +138,6 @@ class AgentConnection:
                 future.set_exception(AgentError(reason, hint="tdxctl td list"))
 
 
-def _error(error: object) -> AgentError:
-    if not isinstance(error, Mapping):
-        return AgentError(f"the guest's agent: {error}")
-    hint = error.get("hint")
-    return AgentError(f"the guest's agent: {error.get('message')}", hint=str(hint) if hint else None)
+def _error(error: object) -> RemoteError:
+    facts = error if isinstance(error, Mapping) else {"type": "AgentError", "message": error}
+    return error_from_document({**facts, "message": f"in the guest: {facts.get('message')}"})

@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tdxstack.system.files import locked, private_directory, take_lock
 from tdxstack.vm import record as records
 from tdxstack.vm.control import ControlClient, error_from_document
 from tdxstack.vm.record import TdRecord
+from tdxstack.vm.saved import saved_state
 from tdxstack.vm.spec import TdSpec
 from tdxstack.vm.spec_rules import check_files
 from tdxstack.vm.state import ACTIVE, STARTABLE, State, require
@@ -78,10 +79,11 @@ def list_all() -> list[TdRecord]:
     return found
 
 
-def start(name: str, *, progress: Progress | None = None) -> TdRecord:
+def start(name: str, *, progress: Progress | None = None, discard_saved: bool = False) -> TdRecord:
     """Start a TD and return when its machine runs (its guest is then booting; see ``wait_ready``).
 
-    An interrupt (KeyboardInterrupt) during the start takes everything down again before it is raised.
+    A saved TD goes on where it was saved, unless ``discard_saved``. An interrupt (KeyboardInterrupt) during the start
+    takes everything down again before it is raised.
 
     Raises:
         StateError: it runs already.
@@ -95,6 +97,8 @@ def start(name: str, *, progress: Progress | None = None) -> TdRecord:
     try:
         record = records.load(name)
         require(name, "start", record.state, STARTABLE)
+        if discard_saved:
+            saved_state(name).discard()
         records.save(record.moved(State.STARTING))
         pid = _spawn_supervisor(record, lock, writing)
     except BaseException:
@@ -216,7 +220,7 @@ def stop(name: str, mode: str = "acpi", *, timeout: float = STOP_TIMEOUT) -> TdR
         raise UsageError(f"{mode!r} is no way to stop a TD", hint=f"one of {', '.join(STOP_MODES)}")
     with ControlClient(name) as client:
         client.call("stop", {"mode": mode, "timeout": timeout}, timeout=timeout + ANSWER_MARGIN)
-    return _settled(name)
+    return settled(name)
 
 
 STOP_MODES = ("acpi", "agent", "force")
@@ -236,7 +240,31 @@ def resume(name: str) -> TdRecord:
     return status(name)
 
 
-def _settled(name: str) -> TdRecord:
+@contextlib.contextmanager
+def exclusively(name: str, operation: str, states: frozenset[State]) -> Iterator[TdRecord]:
+    """The record of a TD that nobody can start meanwhile.
+
+    Raises:
+        StateError: it is in none of ``states``.
+    """
+    record = records.observe(name)
+    require(name, operation, record.state, states, hint=_stop_hint(record))
+    lock = _lock(record)
+    try:
+        record = records.load(name)
+        require(name, operation, record.state, states, hint=_stop_hint(record))
+        yield record
+    finally:
+        os.close(lock)
+
+
+def _stop_hint(record: TdRecord) -> str | None:
+    if record.state in ACTIVE:
+        return f"tdxctl td stop {record.name}"
+    return f"tdxctl td start {record.name} --discard-saved" if record.state is State.SAVED else None
+
+
+def settled(name: str) -> TdRecord:
     """The record once no supervisor holds the TD; a transient TD is gone by then."""
     try:
         os.close(_patiently(records.Place(name).lock, None))

@@ -91,7 +91,9 @@ class Machine:
         await self.session.attach()
 
     def complete_launch(self) -> Launch:
-        """The launch with what the session adds."""
+        """The launch with what the session adds; on hardware the dialect says all of it."""
+        if self._dialect.hardware:
+            return self._launch
         return replace(
             self._launch,
             platform_arguments=tuple(self.session.qemu_arguments()),

@@ -7,7 +7,9 @@
                    │            ▼            │
                    ├───────► stopping ◄──────┤
                    ▼            ▼            ▼
-                 failed      stopped       saved ──► starting
+                 failed      stopped       saved
+
+From failed, stopped and saved a TD starts again; reverting to a snapshot makes a TD at rest a saved one.
 """
 
 from __future__ import annotations
@@ -36,16 +38,16 @@ ACTIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSED, State.STOPPING}
 STARTABLE = frozenset({State.DEFINED, State.STOPPED, State.SAVED, State.FAILED})
 
 _NEXT: dict[State, frozenset[State]] = {
-    State.DEFINED: frozenset({State.STARTING}),
+    State.DEFINED: frozenset({State.STARTING, State.SAVED}),
     State.STARTING: frozenset({State.RUNNING, State.PAUSED, State.STOPPING, State.STOPPED, State.FAILED}),
     State.RUNNING: frozenset(
         {State.STARTING, State.PAUSED, State.STOPPING, State.STOPPED, State.SAVED, State.FAILED}
     ),
     State.PAUSED: frozenset({State.RUNNING, State.STOPPING, State.STOPPED, State.SAVED, State.FAILED}),
     State.STOPPING: frozenset({State.STOPPED, State.RUNNING, State.PAUSED, State.FAILED}),
-    State.STOPPED: frozenset({State.STARTING}),
+    State.STOPPED: frozenset({State.STARTING, State.SAVED}),
     State.SAVED: frozenset({State.STARTING, State.STOPPED, State.FAILED}),
-    State.FAILED: frozenset({State.STARTING}),
+    State.FAILED: frozenset({State.STARTING, State.SAVED}),
 }
 
 

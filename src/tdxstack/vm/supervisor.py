@@ -22,7 +22,7 @@ from typing import Any
 
 from tdxstack.errors import StateError, SystemFault, TdxStackError
 from tdxstack.system.files import sha256_file
-from tdxstack.vm import allocation, disk, keys, plan
+from tdxstack.vm import allocation, disk, events, keys, migration, plan, restoring
 from tdxstack.vm import record as records
 from tdxstack.vm.agent import AgentConnection
 from tdxstack.vm.control import error_document
@@ -32,12 +32,12 @@ from tdxstack.vm.machine import Ending, Machine, QemuEnded
 from tdxstack.vm.qemu.launch import Launch
 from tdxstack.vm.qemu.qmp import Event
 from tdxstack.vm.record import Run, TdRecord
+from tdxstack.vm.requests import Requests
+from tdxstack.vm.saved import Saved, saved_state
 from tdxstack.vm.session import td_session
-from tdxstack.vm.state import ACTIVE, State, require
+from tdxstack.vm.state import ACTIVE, State
 
 PORT_ATTEMPTS = 5
-STOP_TIMEOUT = 60.0
-AGENT_TIMEOUT = 60.0
 HOST_FORWARD_FAULT = "host forwarding rule"
 
 
@@ -49,22 +49,12 @@ class Supervisor:
         self._report = report
         self._machine: Machine | None = None
         self._agent: AgentConnection | None = None
-        self._finished = asyncio.Event()
         self._io_fault: str | None = None
-        self._closing = False
-        self._control = ControlServer(
-            record.place.control,
-            {
-                "status": self._status,
-                "stop": self._stop,
-                "guest": self._guest,
-                "wait_ready": self._wait_ready,
-                "registers": self._registers,
-                "suspend": self._suspend,
-                "resume": self._resume,
-                "qmp": self._qmp,
-            },
-        )
+        self.finished = asyncio.Event()
+        self.closing = False
+        self._halted = False
+        self.end_state = State.STOPPED
+        self._control = ControlServer(record.place.control, Requests(self).methods())
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -81,7 +71,7 @@ class Supervisor:
         if self.record.state is State.STARTING:
             life.cancel()
         elif self._machine is not None:
-            self._closing = True
+            self.closing = True
             self._quitting = asyncio.create_task(self._machine.quit())
 
     async def _live(self) -> None:
@@ -94,7 +84,7 @@ class Supervisor:
             fault = error if isinstance(error, TdxStackError) else SystemFault(str(error), hint=self._again())
             await self._end(State.FAILED, str(fault), fault)
         else:
-            state = State.FAILED if ending.fault else State.STOPPED
+            state = State.FAILED if ending.fault else self.end_state
             await self._end(state, ending.fault, SystemFault(ending.fault or "", hint=self._again()))
 
     def _again(self) -> str:
@@ -102,11 +92,11 @@ class Supervisor:
 
     async def _run_machine(self) -> Ending:
         await self._start()
-        self._move(State.PAUSED if self.record.spec.debug else State.RUNNING, run=self.record.run)
+        self.move(State.PAUSED if self._halted else State.RUNNING, run=self.record.run)
         self._report.started(self.record)
         while True:
             ending = await self._watch()
-            if not ending.reboot or self._closing or self.record.state is State.STOPPING:
+            if not ending.reboot or self.closing or self.record.state is State.STOPPING:
                 return ending
             await self._recreate()
 
@@ -129,6 +119,8 @@ class Supervisor:
 
     async def _start_with_ports(self, dialect: Dialect, run: Run) -> None:
         """Start on allocated ports; if another program takes a chosen one meanwhile, choose again."""
+        kept = saved_state(self.record.name)
+        saved = kept if kept.exists() else None
         for attempt in range(PORT_ATTEMPTS):
             with allocation.allocating():
                 run = plan.allocated(self.record, run)
@@ -136,7 +128,7 @@ class Supervisor:
                 records.save(self.record)
             self._report.step(f"{dialect.title}, {run.accelerator}, ssh on port {run.ssh_port}")
             try:
-                await self._start_machine(dialect, plan.launch(self.record, run))
+                await self._start_machine(dialect, plan.launch(self.record, run, incoming=saved is not None), saved)
             except QemuEnded as error:
                 if HOST_FORWARD_FAULT not in error.log or attempt == PORT_ATTEMPTS - 1:
                     raise
@@ -144,15 +136,23 @@ class Supervisor:
             else:
                 return
 
-    async def _start_machine(self, dialect: Dialect, launch: Launch) -> None:
+    async def _start_machine(self, dialect: Dialect, launch: Launch, saved: Saved | None = None) -> None:
         spec = self.record.spec
         session = td_session(spec, launch.firmware, launch.run_dir)
         self._machine = machine = Machine(spec, dialect, launch, session, self.record.place.qemu_log)
+        facts = saved.facts() if saved is not None else {}
+        if saved is not None:
+            restoring.prepare(session, spec, facts)
         await machine.start()
+        if saved is not None:
+            self._report.step("taking up the saved state")
+            await migration.load(machine, saved.memory)
+            saved.discard()
         self._agent = AgentConnection(launch.agent)
         await self._agent.open()
         self.record = replace(self.record, run=replace(self.record.run, qemu_pid=machine.pid))
-        if not spec.debug:
+        self._halted = spec.debug or bool(facts.get("paused"))
+        if not self._halted:
             await machine.execute("cont")
 
     async def _recreate(self) -> None:
@@ -165,7 +165,7 @@ class Supervisor:
         records.save(self.record)
 
     async def _watch(self) -> Ending:
-        machine = self._present()
+        machine = self.machine
         events = asyncio.create_task(self._follow(machine))
         try:
             return await machine.wait_ended()
@@ -185,31 +185,44 @@ class Supervisor:
         await self._close_machine()
         try:
             if self.record.state in ACTIVE:
-                self._move(state, reason)
+                self.move(state, reason)
         except SystemFault as error:
             print(f"state {state.value} could not be written: {error}", file=sys.stderr)  # noqa: T201 - our log
         self._report.failed(fault)
-        self._finished.set()
+        self.finished.set()
         await self._control.close()
         shutil.rmtree(self.record.place.run_dir, ignore_errors=True)
         if self.record.spec.transient and state is State.STOPPED:
             shutil.rmtree(self.record.place.directory, ignore_errors=True)
 
-    def _move(self, state: State, reason: str | None = None, *, run: Run | None = None) -> None:
+    def move(self, state: State, reason: str | None = None, *, run: Run | None = None) -> None:
+        """Go to another state: on disk first."""
         moved = self.record.moved(state, reason, run=run)
         records.save(moved)
         self.record = moved
+        events.note(self.record.name, "state", {"state": state.value, "reason": reason})
 
-    def _present(self) -> Machine:
+    @property
+    def machine(self) -> Machine:
+        """The running machine; StateError if there is none."""
         if self._machine is None:
             raise StateError(f"TD {self.record.name}", "reach QEMU", self.record.state.value, "running")
         return self._machine
+
+    @property
+    def agent(self) -> AgentConnection:
+        """The connection to the guest's agent; StateError if there is no machine."""
+        if self._agent is None:
+            raise StateError(f"TD {self.record.name}", "reach its agent", self.record.state.value, "running")
+        return self._agent
 
     # -- what QEMU tells ----------------------------------------------------------------------------------------
 
     async def _follow(self, machine: Machine) -> None:
         async for event in machine.monitor.events():
             machine.saw(event)
+            if event.name in events.NOTED:
+                events.note(self.record.name, event.name, {"data": dict(event.data)})
             with contextlib.suppress(SystemFault, StateError):
                 self._take(event)
 
@@ -218,10 +231,10 @@ class Supervisor:
             full = event.data.get("nospace")
             self._io_fault = "the host's disk is full" if full else f"disk error: {event.data.get('reason')}"
         elif event.name == "STOP" and self.record.state is State.RUNNING:
-            self._move(State.PAUSED, self._io_fault)
+            self.move(State.PAUSED, self._io_fault)
         elif event.name == "RESUME" and self.record.state is State.PAUSED:
             self._io_fault = None
-            self._move(State.RUNNING)
+            self.move(State.RUNNING)
         elif event.name == "RESET" and event.data.get("guest"):
             run = self.record.run
             self.record = replace(self.record, run=replace(run, boots=run.boots + 1))
@@ -232,92 +245,6 @@ class Supervisor:
     def _agent_port(self, is_open: bool) -> None:
         if self._agent is not None and not is_open:
             self._agent.gone()
-
-    # -- what others ask ----------------------------------------------------------------------------------------
-
-    async def _status(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        ready = self._agent is not None and self._agent.ready
-        return {**self.record.to_mapping(), "agent_ready": ready}
-
-    async def _registers(self, _: Mapping[str, Any]) -> dict[str, str]:
-        return self._present().session.registers()
-
-    async def _qmp(self, params: Mapping[str, Any]) -> Any:
-        return await self._present().execute(str(params["execute"]), params.get("arguments"))
-
-    async def _guest(self, params: Mapping[str, Any]) -> Any:
-        agent = self._connected()
-        timeout = float(params.get("timeout", AGENT_TIMEOUT))
-        return await agent.call(str(params["method"]), params.get("params") or {}, timeout)
-
-    async def _wait_ready(self, params: Mapping[str, Any]) -> Any:
-        waiting = asyncio.create_task(self._connected().wait_ready(float(params.get("timeout", AGENT_TIMEOUT))))
-        finished = asyncio.create_task(self._finished.wait())
-        try:
-            await asyncio.wait({waiting, finished}, return_when=asyncio.FIRST_COMPLETED)
-            if waiting.done():
-                return waiting.result()
-            reason = self.record.reason or "it has stopped"
-            raise SystemFault(f"TD {self.record.name} ended before its guest was ready: {reason}", hint=self._logs())
-        finally:
-            waiting.cancel()
-            finished.cancel()
-            await asyncio.gather(waiting, finished, return_exceptions=True)
-
-    def _connected(self) -> AgentConnection:
-        if self._agent is None:
-            raise StateError(f"TD {self.record.name}", "reach its agent", self.record.state.value, "running")
-        return self._agent
-
-    def _logs(self) -> str:
-        return f"tdxctl td logs {self.record.name}"
-
-    async def _suspend(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        require(self.record.name, "suspend", self.record.state, frozenset({State.RUNNING}))
-        await self._present().execute("stop")
-        return await self._settled(State.PAUSED)
-
-    async def _resume(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        require(self.record.name, "resume", self.record.state, frozenset({State.PAUSED}))
-        await self._present().execute("cont")
-        return await self._settled(State.RUNNING)
-
-    async def _settled(self, state: State) -> dict[str, Any]:
-        if self.record.state is not state:
-            self._move(state)
-        return self.record.to_mapping()
-
-    async def _stop(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        mode, timeout = str(params.get("mode", "acpi")), float(params.get("timeout", STOP_TIMEOUT))
-        states = frozenset({State.RUNNING, State.PAUSED, State.STOPPING})
-        require(self.record.name, "stop", self.record.state, states)
-        before = self.record.state
-        if before is not State.STOPPING:
-            self._move(State.STOPPING)
-        try:
-            await self._ask_to_stop(mode, paused=before is State.PAUSED)
-            await asyncio.wait_for(self._finished.wait(), timeout)
-        except (TimeoutError, TdxStackError) as error:
-            if self._finished.is_set():
-                return self.record.to_mapping()
-            self._move(State.RUNNING)
-            name = self.record.name
-            why = error.message if isinstance(error, TdxStackError) else f"did not power off within {timeout:g} s"
-            raise SystemFault(f"TD {name} {why}", hint=f"tdxctl td stop {name} --mode force") from None
-        return self.record.to_mapping()
-
-    async def _ask_to_stop(self, mode: str, *, paused: bool) -> None:
-        machine = self._present()
-        if mode == "force":
-            self._closing = True
-            await machine.quit()
-            return
-        if paused:
-            await machine.execute("cont")
-        if mode == "agent":
-            await self._connected().call("shutdown", {}, AGENT_TIMEOUT)
-        else:
-            await machine.execute("system_powerdown")
 
 
 class Reporter:

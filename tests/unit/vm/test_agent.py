@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tdxstack.vm.agent import AgentConnection, AgentError
+from tdxstack.vm.control import RemoteError
 
 Guest = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -45,7 +46,7 @@ def test_answers_find_their_requests(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         second = asyncio.create_task(connection.call("fail", {}, 5))
         assert await first == {"a": 1}
-        with pytest.raises(AgentError, match="no") as caught:
+        with pytest.raises(RemoteError, match="in the guest: no") as caught:
             await second
         assert caught.value.hint == "try"
         with pytest.raises(AgentError, match="closed its port"):

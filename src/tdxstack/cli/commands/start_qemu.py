@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import output
 from tdxstack.errors import ExitCode, UsageError
@@ -63,9 +63,10 @@ def _options(args: argparse.Namespace) -> Options:
 
     from tdxstack.vm.qemu.start_qemu import FIRMWARE, Options
 
-    given = {item.name: getattr(args, item.name) for item in fields(Options)}
+    given: dict[str, Any] = {item.name: getattr(args, item.name) for item in fields(Options)}
     paths = {name: Path(given[name] or FIRMWARE) for name in ("image", "kernel", "firmware")}
-    return Options(**(given | paths)).check()
+    values: dict[str, Any] = {**given, **paths}
+    return Options(**values).check()
 
 
 def _notes(options: Options, *, given_firmware: bool) -> list[str]:

@@ -16,13 +16,14 @@ Run = Callable[[argparse.Namespace], ExitCode]
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    from tdxstack.cli.commands import td_reach
+    from tdxstack.cli.commands import td_change, td_reach
 
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_create(verbs)
     start = _verb(verbs, "start", run_start, "start a TD; returns when its machine runs")
     start.add_argument("--wait", action="store_true", help="return when the guest's agent is ready")
     start.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds that --wait may take")
+    start.add_argument("--discard-saved", action="store_true", help="boot afresh although its state was saved")
     start.add_argument("--dry-run", action="store_true", help="print QEMU's argument list and start nothing")
     output.add_json(start)
     stop = _verb(verbs, "stop", run_stop, "power a TD off")
@@ -44,7 +45,12 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     _add_dry_run(delete)
     schema = _verb(verbs, "schema", run_schema, "JSON Schema of a TD specification", named=False)
     schema.set_defaults(json=True)
-    td_reach.add_verbs(lambda name, run, text: _verb(verbs, name, run, text))
+
+    def add(name: str, run: Run, text: str, **options: bool) -> argparse.ArgumentParser:
+        return _verb(verbs, name, run, text, **options)
+
+    td_reach.add_verbs(add)
+    td_change.add_verbs(add, add_settings)
 
 
 def _verb(verbs: Any, name: str, run: Run, text: str, *, named: bool = True) -> argparse.ArgumentParser:
@@ -62,8 +68,6 @@ def _add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_create(verbs: Any) -> None:
-    from tdxstack.vm.spec import SETTINGS
-
     parser = _verb(
         verbs, "create", run_create, "define a TD, from options or a TOML file; starts nothing", named=False
     )
@@ -71,6 +75,13 @@ def _add_create(verbs: Any) -> None:
     parser.add_argument("--spec", metavar="FILE", help="TOML file with settings; options here take precedence")
     parser.add_argument("--dry-run", action="store_true", help="print the specification as TOML and define nothing")
     output.add_json(parser)
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """An option for each setting of a TD, as ``set_NAME``."""
+    from tdxstack.vm.spec import SETTINGS
+
     group = parser.add_argument_group("settings", "of the TD; `tdxctl td schema` has their types and defaults")
     for setting in SETTINGS:
         if setting.name == "name":
@@ -121,7 +132,7 @@ def run_start(args: argparse.Namespace) -> ExitCode:
 
     if args.dry_run:
         return _preview(args)
-    record = lifecycle.start(args.name, progress=output.step)
+    record = lifecycle.start(args.name, progress=output.step, discard_saved=args.discard_saved)
     if args.wait:
         output.step("waiting for the guest's agent")
         lifecycle.wait_ready(args.name, args.timeout)

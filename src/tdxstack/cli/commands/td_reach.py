@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tdxstack.vm.record import TdRecord
 
 Run = Callable[[argparse.Namespace], ExitCode]
-AddVerb = Callable[[str, Run, str], argparse.ArgumentParser]
+AddVerb = Callable[..., argparse.ArgumentParser]
 LOGS = ("console", "qemu", "supervisor", "firmware")
 FOLLOW_INTERVAL = 0.2
 COPY_TIMEOUT = 3600.0
@@ -28,6 +28,8 @@ def add_verbs(add: AddVerb) -> None:
     ssh.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="command and arguments; none: a shell"
     )
+    execute = add("exec", run_exec, "run a command in a TD over ssh; its exit status is passed on")
+    execute.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="command and arguments")
     logs = add("logs", run_logs, "print what a TD wrote to its console, or another of its logs")
     logs.add_argument("--log", choices=LOGS, default="console", help="which log (default: console)")
     logs.add_argument("--qemu", action="store_const", const="qemu", dest="log", help="the same as --log qemu")
@@ -54,6 +56,18 @@ def run_ssh(args: argparse.Namespace) -> ExitCode:
 
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     become(ssh_argv(_running(args.name, "ssh"), command))
+
+
+def run_exec(args: argparse.Namespace) -> ExitCode:
+    import shlex
+
+    from tdxstack.system.process import become
+    from tdxstack.vm.keys import ssh_argv
+
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        raise UsageError("which command?", hint=f"tdxctl td exec {args.name} -- uname -a")
+    become(ssh_argv(_running(args.name, "run a command"), [shlex.join(command)]))
 
 
 def _running(name: str, operation: str) -> TdRecord:

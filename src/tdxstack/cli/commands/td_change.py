@@ -1,0 +1,173 @@
+"""The verbs of ``tdxctl td`` that change a TD: set, clone, reboot, save, snapshot, autostart; and its events."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from tdxstack.cli import output
+from tdxstack.errors import ExitCode, SystemFault
+
+Run = Callable[[argparse.Namespace], ExitCode]
+AddVerb = Callable[..., argparse.ArgumentParser]
+FOLLOW_INTERVAL = 0.2
+
+
+def add_verbs(add: AddVerb, add_settings: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Declare the verbs; ``add`` makes a verb's parser, ``add_settings`` its options for settings."""
+    change = add("set", run_set, "change settings of a stopped TD, e.g. --memory 4G --vcpus 2")
+    change.add_argument("--unset", action="append", default=[], metavar="SETTING", help="set back to its default")
+    change.add_argument("--dry-run", action="store_true", help="print the new specification and change nothing")
+    add_settings(change)
+    clone = add("clone", run_clone, "define a second TD with the settings and disk of a stopped one")
+    clone.add_argument("new_name", metavar="NEW-NAME", help="name of the copy")
+    reboot = add("reboot", run_reboot, "reboot a TD")
+    reboot.add_argument("--mode", choices=("acpi", "agent", "force"), default="acpi", help="how (default: acpi)")
+    reboot.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds the guest may take")
+    add("save", run_save, "take a TD's memory to disk and end it; `td start` goes on from there")
+    _add_snapshot(add("snapshot", run_snapshot, "keep a running TD as it is, to go back to it later", named=False))
+    auto = add("autostart", run_autostart, "start every TD whose setting autostart is on", named=False)
+    output.add_json(auto)
+    events = add("events", run_events, "what happened to a TD")
+    events.add_argument("--follow", "-f", action="store_true", help="go on printing what happens")
+    events.add_argument("--json", action="store_true", help="print each event as a line of JSON")
+    gdb = add("gdb", run_gdb, "connect gdb to a TD that was started with debug on")
+    gdb.add_argument("--symbols", metavar="FILE", help="vmlinux with debug information")
+
+
+def _add_snapshot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("create", "list", "revert", "delete"), help="what to do")
+    parser.add_argument("name", metavar="NAME", help="name of the TD")
+    parser.add_argument("label", nargs="?", metavar="SNAPSHOT", help="name of the snapshot (not for list)")
+    output.add_json(parser)
+
+
+def run_set(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import changes, spec_file
+    from tdxstack.vm.lifecycle import status
+    from tdxstack.vm.spec import SETTINGS, TdSpec
+
+    options = {setting.name: getattr(args, f"set_{setting.name}", None) for setting in SETTINGS}
+    values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    values |= {name.replace("-", "_"): None for name in args.unset}
+    if args.dry_run:
+        merged = {**status(args.name).spec.to_mapping(), **values}
+        spec = TdSpec.from_mapping({name: value for name, value in merged.items() if value is not None}).check()
+        output.emit(args, spec.to_mapping(), lambda: spec_file.dumps(spec))
+        return ExitCode.DONE
+    changes.change(args.name, values)
+    output.say(f"{args.name} changed")
+    return ExitCode.DONE
+
+
+def run_clone(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import changes
+
+    changes.clone(args.name, args.new_name)
+    output.say(f"{args.new_name} defined; next: tdxctl td start {args.new_name}")
+    return ExitCode.DONE
+
+
+def run_reboot(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import changes
+
+    changes.reboot(args.name, args.mode, timeout=args.timeout, progress=output.step)
+    output.say(f"{args.name} reboots")
+    return ExitCode.DONE
+
+
+def run_save(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import changes
+
+    changes.save(args.name)
+    output.say(f"{args.name} is saved; next: tdxctl td start {args.name}")
+    return ExitCode.DONE
+
+
+def run_snapshot(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.errors import UsageError
+    from tdxstack.vm import changes
+
+    if args.action == "list":
+        return _list_snapshots(args)
+    if args.label is None:
+        raise UsageError("which snapshot?", hint=f"tdxctl td snapshot {args.action} {args.name} SNAPSHOT")
+    actions = {
+        "create": changes.snapshot_create,
+        "revert": changes.snapshot_revert,
+        "delete": changes.snapshot_delete,
+    }
+    actions[args.action](args.name, args.label)
+    output.say(f"{args.name}: snapshot {args.label}: {args.action} done")
+    return ExitCode.DONE
+
+
+def _list_snapshots(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import saved
+    from tdxstack.vm.lifecycle import status
+
+    status(args.name)
+    found = [{"name": label, "created": facts["created"]} for label, facts in saved.snapshots(args.name)]
+    body = output.document("td-snapshots", {"snapshots": found})
+    output.emit(
+        args, body, lambda: "\n".join(f"{one['name']:<24}{one['created']}" for one in found) or "no snapshots"
+    )
+    return ExitCode.DONE
+
+
+def run_autostart(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import changes
+
+    outcome = changes.start_all(output.step)
+    body = output.document("td-autostart", {"tds": outcome})
+    output.emit(
+        args, body, lambda: "\n".join(f"{name}: {text}" for name, text in outcome.items()) or "nothing to start"
+    )
+    return ExitCode.DONE if all(text == "running" for text in outcome.values()) else ExitCode.FAILED
+
+
+def run_events(args: argparse.Namespace) -> ExitCode:
+    import time
+
+    from tdxstack.vm import events
+    from tdxstack.vm.lifecycle import status
+
+    status(args.name)
+    path = events.path(args.name)
+    offset = 0
+    while True:
+        if path.exists():
+            offset = min(offset, path.stat().st_size)
+            with path.open("rb") as stream:
+                stream.seek(offset)
+                for line in stream:
+                    output.raw(line if args.json else _told(line))
+                offset = stream.tell()
+        if not args.follow:
+            return ExitCode.DONE
+        time.sleep(FOLLOW_INTERVAL)
+
+
+def _told(line: bytes) -> bytes:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return b""
+    facts = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("time", "event") and value)
+    return f"{event['time']}  {event['event']:<16} {facts}\n".encode()
+
+
+def run_gdb(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.system.process import become
+    from tdxstack.vm.lifecycle import status
+
+    socket = status(args.name).place.run_dir / "gdb.sock"
+    if not socket.exists():
+        raise SystemFault(
+            f"TD {args.name} has no gdb stub now",
+            hint=f"tdxctl td set {args.name} --debug, then tdxctl td start {args.name}",
+        )
+    symbols = ["-ex", f"file {args.symbols}"] if args.symbols else []
+    become(["gdb", "-q", *symbols, "-ex", f"target remote {socket}", "-ex", "hbreak start_kernel"])

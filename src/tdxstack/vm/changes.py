@@ -1,0 +1,133 @@
+"""What changes a TD besides starting and stopping: save, snapshots, clones, settings, reboots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tdxstack.errors import StateError, TdxStackError, UsageError
+from tdxstack.vm import lifecycle, saved
+from tdxstack.vm import record as records
+from tdxstack.vm.control import ControlClient
+from tdxstack.vm.lifecycle import ANSWER_MARGIN, Progress, exclusively
+from tdxstack.vm.record import TdRecord
+from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.spec_rules import check_files
+from tdxstack.vm.state import ACTIVE, STARTABLE, State
+
+SAVE_TIMEOUT = 600.0
+REBOOT_MODES = ("acpi", "agent", "force")
+
+
+def save(name: str) -> TdRecord:
+    """Take a TD to disk and end it; its next start goes on from there."""
+    with ControlClient(name) as client:
+        client.call("save", timeout=SAVE_TIMEOUT)
+    return lifecycle.settled(name)
+
+
+def snapshot_create(name: str, label: str) -> None:
+    """Take a running TD and its disk to a snapshot; it goes on afterwards."""
+    with ControlClient(name) as client:
+        client.call("snapshot", {"label": label}, timeout=SAVE_TIMEOUT)
+
+
+def snapshot_revert(name: str, label: str) -> TdRecord:
+    """Make a stopped TD's next start go on from a snapshot.
+
+    Raises:
+        StateError: it runs.
+    """
+    with exclusively(name, "revert", STARTABLE) as record:
+        saved.revert(name, label)
+        if record.state is not State.SAVED:
+            records.save(record.moved(State.SAVED))
+        return records.load(name)
+
+
+def snapshot_delete(name: str, label: str) -> None:
+    """Forget a snapshot."""
+    one = saved.snapshot(name, label)
+    if not one.exists():
+        raise UsageError(f"TD {name} has no snapshot {label!r}", hint=f"tdxctl td snapshot list {name}")
+    one.discard()
+
+
+def clone(name: str, new_name: str) -> TdRecord:
+    """Define a second TD with the settings and the disk of a stopped one; addresses and ports are its own.
+
+    Raises:
+        StateError: it runs, or writes to its image itself.
+    """
+    with exclusively(name, "clone", STARTABLE - {State.SAVED}) as record:
+        if record.spec.image is not None and not record.spec.overlay:
+            raise StateError(f"TD {name}", "clone", "writing to its image itself", "overlay = true")
+        spec = TdSpec.from_mapping({**record.spec.to_mapping(), "name": new_name})
+        ports = tuple(replace(port, host=0) for port in spec.ports)
+        copy = lifecycle.create(replace(spec, mac=None, ssh_port=0, vsock_cid=0, ports=ports))
+        try:
+            if record.place.overlay.exists():
+                saved.copy(record.place.overlay, copy.place.overlay)
+        except BaseException:
+            lifecycle.delete(new_name)
+            raise
+        return copy
+
+
+def change(name: str, values: Mapping[str, Any]) -> TdRecord:
+    """Change settings of a stopped TD, as TOML would hold them; None sets a setting back to its default.
+
+    Raises:
+        StateError: it runs or is saved: a machine keeps the shape it has.
+        UsageError: a bad value, settings that contradict each other, or another name.
+    """
+    if values.get("name", name) != name:
+        raise UsageError("a TD's name cannot be changed", hint=f"tdxctl td clone {name} NEW-NAME")
+    with exclusively(name, "change its settings", STARTABLE - {State.SAVED}) as record:
+        merged = {**record.spec.to_mapping(), **values}
+        spec = TdSpec.from_mapping({key: value for key, value in merged.items() if value is not None}).check()
+        check_files(spec)
+        if record.place.overlay.exists() and spec.image != record.spec.image:
+            raise StateError(
+                f"TD {name}",
+                "change its image",
+                "holding an overlay of the old one",
+                "a fresh TD",
+                hint="tdxctl td create",
+            )
+        records.save(replace(record, spec=spec))
+        return records.load(name)
+
+
+def reboot(
+    name: str, mode: str = "acpi", *, timeout: float = lifecycle.STOP_TIMEOUT, progress: Progress | None = None
+) -> TdRecord:
+    """Reboot: ``acpi`` powers off and starts again, ``agent`` asks the guest, ``force`` resets the machine.
+
+    Returns when the machine runs again for ``acpi``, and when the reset is under way for the others.
+    """
+    if mode not in REBOOT_MODES:
+        raise UsageError(f"{mode!r} is no way to reboot a TD", hint=f"one of {', '.join(REBOOT_MODES)}")
+    if mode == "acpi":
+        lifecycle.stop(name, "acpi", timeout=timeout)
+        return lifecycle.start(name, progress=progress)
+    if mode == "agent":
+        lifecycle.call_guest(name, "reboot", timeout=timeout)
+        return lifecycle.status(name)
+    with ControlClient(name) as client:
+        client.call("reset", timeout=ANSWER_MARGIN)
+    return lifecycle.status(name)
+
+
+def start_all(progress: Progress | None = None) -> dict[str, str]:
+    """Start every TD that is marked ``autostart`` and does not run: name -> ``running``, or what went wrong."""
+    outcome = {}
+    for record in lifecycle.list_all():
+        if not record.spec.autostart or record.state in ACTIVE:
+            continue
+        try:
+            outcome[record.name] = lifecycle.start(record.name, progress=progress).state.value
+        except TdxStackError as error:
+            outcome[record.name] = str(error)
+    return outcome
