@@ -23,14 +23,14 @@ _ENCODED = re.compile(rb"[0-9A-Za-z+/]+={0,2}")
 MAX_FILE_SIZE = 16 << 20
 
 
-def read_bytes(path: str, what: str) -> bytes:
+def read_bytes(path: str, what: str, *, limit: int = MAX_FILE_SIZE) -> bytes:
     """The file's bytes; ``-`` is stdin. Raises UsageError."""
     if path == "-":
-        return sys.stdin.buffer.read(MAX_FILE_SIZE)
+        return sys.stdin.buffer.read(limit)
     try:
         file = Path(path)
-        if file.is_file() and file.stat().st_size > MAX_FILE_SIZE:
-            raise UsageError(f"{path}: longer than {MAX_FILE_SIZE} bytes, no {what}")
+        if file.is_file() and file.stat().st_size > limit:
+            raise UsageError(f"{path}: longer than {limit} bytes, no {what}")
         return file.read_bytes()
     except OSError as error:
         raise UsageError(f"{what} {path}: {error.strerror}") from None

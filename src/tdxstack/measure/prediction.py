@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tdxstack.measure.blobs import FirmwareBlobs
 from tdxstack.measure.firmware import FirmwareFacts, FirmwareProfile
@@ -35,7 +35,7 @@ class PredictionInputs:
         profile: a profile, or the name of one or of a platform (``software``, ``tdx``).
         facts: what was found in the firmware, if known already (saves decompressing it again).
         variables: UEFI variables at boot; None takes those in the firmware file.
-        ima: IMA settings of the guest's kernel, or None for a kernel without (software platform only).
+        ima: IMA settings of a guest whose entries are extended into RTMR2 (software platform); None: they are not.
         mrtd_order: of the stack that launches the TD.
     """
 
@@ -48,7 +48,7 @@ class PredictionInputs:
     profile: FirmwareProfile | str = "software"
     facts: FirmwareFacts | None = None
     variables: tuple[Variable, ...] | None = None
-    ima: ImaSettings | None = field(default_factory=ImaSettings)
+    ima: ImaSettings | None = None
     mrtd_order: MrtdOrder = MrtdOrder.SINGLE_PASS
 
 

@@ -160,8 +160,8 @@ def test_what_is_not_known_is_said() -> None:
     assert prediction.reasons[0] is not None
     assert "ACPI" in prediction.reasons[0]
     assert prediction.rtmr[1] is not None
-    assert prediction.rtmr[2] is None, "IMA's first entry is computed from PCR 1"
-    assert predict(inputs(blobs=None, ima=None)).rtmr[2] is not None
+    assert prediction.rtmr[2] is not None
+    assert predict(inputs(blobs=None, ima=ImaSettings())).rtmr[2] is None, "IMA's first entry is computed from PCR 1"
     assert diff(prediction, log_of(predict(inputs()))) is not None
 
 

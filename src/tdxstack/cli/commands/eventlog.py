@@ -1,0 +1,228 @@
+"""``tdxctl eventlog``: show, replay, compare and explain event logs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tdxstack.cli import output
+from tdxstack.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from tdxstack.measure.logs import LoadedLog
+
+LIVE_LOG = "/sys/firmware/acpi/tables/data/CCEL"
+MAX_LOG = 64 << 20
+LOG_HELP = "CCEL data, a TPM's log, or dstack's JSON; - is stdin (default: this guest's CCEL)"
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    """Declare the verbs."""
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    show = _verb(verbs, "show", run_show, "the events: register, type, what was measured, digest")
+    show.add_argument("log", nargs="?", metavar="LOG", help=LOG_HELP)
+    show.add_argument("--td", metavar="NAME", help="take the log of a running TD")
+    output.add_json(show)
+    show.add_argument("--yaml", action="store_true", help="print the same document as YAML")
+    replay = _verb(
+        verbs, "replay", run_replay, "the registers that the log leads to; exit 3 if they are not the quote's"
+    )
+    replay.add_argument("log", nargs="?", metavar="LOG", help=LOG_HELP)
+    replay.add_argument("--td", metavar="NAME", help="take the log of a running TD, and compare with its registers")
+    replay.add_argument("--ima", metavar="FILE", help="IMA list whose entries were extended too (ASCII or binary)")
+    against = replay.add_mutually_exclusive_group()
+    against.add_argument("--quote", metavar="F", help="compare with a quote")
+    against.add_argument("--report", metavar="F", help="compare with a TDREPORT")
+    output.add_json(replay)
+    diff = _verb(verbs, "diff", run_diff, "the first difference of each register between two logs; exit 1 if any")
+    diff.add_argument("first", metavar="A", help=LOG_HELP)
+    diff.add_argument("second", metavar="B", help="the other log")
+    output.add_json(diff)
+    explain = _verb(verbs, "explain", run_explain, "the first event that is not as expected, and why; exit 3 if any")
+    explain.add_argument("log", metavar="LOG", help=LOG_HELP)
+    expected = explain.add_mutually_exclusive_group(required=True)
+    expected.add_argument("--prediction", metavar="FILE", help="output of `tdxctl measure predict --json`")
+    expected.add_argument("--good", metavar="LOG", help="the log of a boot that was as it should be")
+    output.add_json(explain)
+
+
+def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=text, formatter_class=output.help_formatter()
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def read_log(path: str | None) -> bytes:
+    """The log's bytes. Raises UsageError."""
+    if path == "-":
+        return sys.stdin.buffer.read(MAX_LOG)
+    file = Path(path or LIVE_LOG)
+    try:
+        with file.open("rb") as stream:
+            return stream.read(MAX_LOG)
+    except OSError as error:
+        hint = None if path else "give LOG: a copy of CCEL data from a TD; or run this inside a TD as root"
+        raise UsageError(f"{file}: {error.strerror}", hint=hint) from None
+
+
+def _load(args: argparse.Namespace) -> LoadedLog:
+    from tdxstack.measure.logs import load
+
+    if getattr(args, "td", None):
+        if args.log is not None:
+            raise UsageError("give LOG or --td NAME, not both")
+        return load(_log_of_td(args.td))
+    return load(read_log(args.log))
+
+
+def _log_of_td(name: str) -> bytes:
+    import base64
+
+    from tdxstack.vm.lifecycle import call_guest
+
+    answer = call_guest(name, "eventlog", {})
+    return base64.b64decode(answer["data"])
+
+
+def run_show(args: argparse.Namespace) -> ExitCode:
+    """``eventlog show``."""
+    from tdxstack.cli.eventlog_text import log_members, log_table, yaml_text
+
+    loaded = _load(args)
+    body = output.document("eventlog", log_members(loaded))
+    if args.yaml:
+        output.raw(yaml_text(body).encode())
+    else:
+        output.emit(args, body, lambda: log_table(loaded, body))
+    return ExitCode.FAILED if loaded.fault else ExitCode.DONE
+
+
+def run_replay(args: argparse.Namespace) -> ExitCode:
+    """``eventlog replay``."""
+    from tdxstack.cli.eventlog_text import replay_text
+    from tdxstack.measure.check import false_descriptions
+    from tdxstack.measure.logs import ima_extends
+    from tdxstack.measure.replay import replay
+    from tdxstack.wire.ima import read_list
+
+    loaded = _load(args)
+    if loaded.fault is not None:
+        raise loaded.fault
+    extends, ima_problems = ima_extends(read_list(read_log(args.ima)) if args.ima else ())
+    result = replay(loaded.log, extends)
+    untrue = [*false_descriptions(loaded.log.events), *loaded.problems, *ima_problems]
+    quoted = _quoted(args)
+    matches = None if quoted is None else [mine == theirs for mine, theirs in zip(result.rtmr, quoted, strict=True)]
+    body = output.document(
+        "eventlog-replay",
+        {
+            "format": loaded.format.value,
+            "events": len(loaded.log.events),
+            "rtmr": [value.hex() for value in result.rtmr],
+            "quoted": None if quoted is None else [value.hex() for value in quoted],
+            "matches": matches,
+            "problems": [*result.problems, *untrue],
+        },
+    )
+    output.emit(args, body, lambda: replay_text(body))
+    if result.problems:
+        return ExitCode.FAILED
+    return ExitCode.REJECTED if untrue or (matches and not all(matches)) else ExitCode.DONE
+
+
+def _quoted(args: argparse.Namespace) -> tuple[bytes, ...] | None:
+    """The registers to compare with, or None."""
+    if args.quote:
+        from tdxstack.cli.evidence import read_quote
+        from tdxstack.wire.quote import Quote, TdReportBody
+
+        body = Quote.from_bytes(read_quote(args.quote)).body
+        if not isinstance(body, TdReportBody):
+            raise UsageError(f"{args.quote}: an SGX quote has no RTMRs", hint="give a TD's quote")
+        return body.rtmrs
+    if args.report:
+        from tdxstack.wire.tdreport import TdReport
+
+        return TdReport.from_bytes(read_log(args.report)).td_info.rtmrs
+    if args.td:
+        from tdxstack.vm.lifecycle import registers
+
+        values = registers(args.td)
+        if all(f"rtmr{number}" in values for number in range(4)):
+            return tuple(bytes.fromhex(values[f"rtmr{number}"]) for number in range(4))
+    return None
+
+
+def run_diff(args: argparse.Namespace) -> ExitCode:
+    """``eventlog diff``."""
+    from tdxstack.cli.eventlog_text import diff_text, event_members
+    from tdxstack.measure.describe import register_name
+    from tdxstack.measure.difference import diff_logs
+    from tdxstack.measure.logs import load
+
+    first, second = (load(read_log(path)) for path in (args.first, args.second))
+    for loaded in (first, second):
+        if loaded.fault is not None:
+            raise loaded.fault
+    found = diff_logs(first.log, second.log)
+    body = output.document(
+        "eventlog-diff",
+        {
+            "same": not found,
+            "differences": [
+                {
+                    "register": register_name(one.mr_index),
+                    "position": one.position,
+                    "first": None if one.first is None else event_members(one.first),
+                    "second": None if one.second is None else event_members(one.second),
+                }
+                for one in found
+            ],
+        },
+    )
+    output.emit(args, body, lambda: diff_text(body))
+    return ExitCode.FAILED if found else ExitCode.DONE
+
+
+def run_explain(args: argparse.Namespace) -> ExitCode:
+    """``eventlog explain``."""
+    from tdxstack.cli.eventlog_text import event_members
+    from tdxstack.measure.difference import diff
+    from tdxstack.measure.export import prediction_from_members, prediction_of_log
+    from tdxstack.measure.logs import load
+
+    loaded = load(read_log(args.log))
+    if loaded.fault is not None:
+        raise loaded.fault
+    if args.prediction:
+        prediction = prediction_from_members(_json(args.prediction))
+    else:
+        prediction = prediction_of_log(load(read_log(args.good)).log)
+    found = diff(prediction, loaded.log)
+    members: dict[str, Any] = {"as_expected": found is None, "difference": None}
+    if found is not None:
+        members["difference"] = {
+            "rtmr": found.rtmr,
+            "position": found.position,
+            "expected": found.expected.name if found.expected else None,
+            "logged": event_members(found.logged) if found.logged else None,
+            "cause": found.cause,
+            "advice": found.advice,
+        }
+    body = output.document("eventlog-explain", members)
+    text = "every event is as expected" if found is None else f"{found.text}\n  next: {found.advice}"
+    output.emit(args, body, lambda: text)
+    return ExitCode.DONE if found is None else ExitCode.REJECTED
+
+
+def _json(path: str) -> Any:
+    import json
+
+    try:
+        return json.loads(read_log(path))
+    except ValueError:
+        raise UsageError(f"{path}: not JSON", hint="make it by `tdxctl measure predict --json`") from None

@@ -1,0 +1,204 @@
+"""``tdxctl measure``: MRTD of a firmware file, and the registers to expect of a boot."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tdxstack.cli import output
+from tdxstack.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from tdxstack.measure import FirmwareBlobs, Prediction
+    from tdxstack.vm.spec import TdSpec
+
+MAX_FIRMWARE = 256 << 20
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    """Declare the verbs."""
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    text = "MRTD of a firmware file, in both orders of page addition and extension"
+    mrtd = verbs.add_parser("mrtd", help=text, description=text, formatter_class=output.help_formatter())
+    mrtd.add_argument("firmware", metavar="FILE", help="TDVF: a single-file OVMF.fd, or a td-shim image")
+    output.add_json(mrtd)
+    mrtd.set_defaults(run=run_mrtd)
+    _add_predict(verbs)
+
+
+def _add_predict(verbs: Any) -> None:
+    text = "MRTD and RTMRs to expect of a boot, event by event"
+    predict = verbs.add_parser("predict", help=text, description=text, formatter_class=output.help_formatter())
+    what = predict.add_argument_group("what boots", "a TD by name, or files and options")
+    what.add_argument("--td", metavar="NAME", help="a TD that is defined here; the options below change its settings")
+    what.add_argument("--firmware", type=Path, metavar="F", help="firmware file (default: the one found here)")
+    what.add_argument("--memory", metavar="SIZE", help="memory (default: 2G)")
+    what.add_argument("--kernel", type=Path, metavar="F", help="kernel of a direct boot")
+    what.add_argument("--initrd", type=Path, metavar="F", help="initial RAM disk")
+    what.add_argument("--cmdline", metavar="S", help="kernel command line")
+    what.add_argument("--vcpus", type=int, metavar="N", help="virtual CPUs (default: 1)")
+    what.add_argument("--no-disk", action="store_true", help="the TD has no disk")
+    what.add_argument("--device", action="append", metavar="D", help="further device, as QEMU's -device takes it")
+    how = predict.add_argument_group("how")
+    how.add_argument("--qemu", metavar="PATH", help="QEMU binary that will boot it, run for its ACPI tables")
+    how.add_argument("--blobs", type=Path, metavar="DIR", help="fw_cfg files in place of running QEMU")
+    how.add_argument(
+        "--profile", metavar="P", help="software, tdx, or with an edk2 release: tdx-202411 (default: found)"
+    )
+    how.add_argument(
+        "--order", choices=("single-pass", "two-pass"), default="single-pass", help="MRTD order of the host"
+    )
+    how.add_argument("--no-cache", action="store_true", help="run the firmware even if its tables are known")
+    predict.add_argument(
+        "--reference-values",
+        choices=("json", "rvps"),
+        metavar="FORM",
+        help="print reference values instead: json, rvps",
+    )
+    output.add_json(predict)
+    predict.set_defaults(run=run_predict)
+
+
+def run_mrtd(args: argparse.Namespace) -> ExitCode:
+    """``measure mrtd``."""
+    from tdxstack.cli.evidence import read_bytes
+    from tdxstack.measure.firmware import measures_boot
+    from tdxstack.measure.mrtd import MrtdOrder, mrtd
+    from tdxstack.wire.tdvf import TdvfMetadata
+
+    firmware = read_bytes(args.firmware, "firmware", limit=MAX_FIRMWARE)
+    metadata = TdvfMetadata.from_bytes(firmware)
+    body = output.document(
+        "mrtd",
+        {
+            "single_pass": mrtd(firmware, MrtdOrder.SINGLE_PASS, metadata).hex(),
+            "two_pass": mrtd(firmware, MrtdOrder.TWO_PASS, metadata).hex(),
+            "measures_boot": measures_boot(firmware),
+            "sections": [
+                {
+                    "type": section.name,
+                    "data_offset": section.data_offset,
+                    "raw_size": section.raw_size,
+                    "gpa": f"0x{section.gpa:x}",
+                    "memory_size": section.memory_size,
+                    "measured": section.measured,
+                }
+                for section in metadata.sections
+            ],
+        },
+    )
+    output.emit(args, body, lambda: _mrtd_text(body))
+    return ExitCode.DONE
+
+
+def _mrtd_text(body: dict[str, Any]) -> str:
+    from tdxstack.measure.mrtd import MrtdOrder
+
+    lines = [
+        f"single pass  {body['single_pass']}",
+        f"             {MrtdOrder.SINGLE_PASS.stacks}",
+        f"two passes   {body['two_pass']}",
+        f"             {MrtdOrder.TWO_PASS.stacks}",
+    ]
+    if not body["measures_boot"]:
+        lines.append("warning: this firmware extends no RTMR (it lacks TdTcg2Dxe); what it boots is not measured")
+    lines.append(f"{'section':9} {'address':>12} {'memory':>10} {'file':>18}  in MRTD")
+    for section in body["sections"]:
+        where = f"0x{section['data_offset']:x}+0x{section['raw_size']:x}" if section["raw_size"] else "-"
+        measured = "yes" if section["measured"] else "no"
+        lines.append(
+            f"{section['type']:9} {section['gpa']:>12} {hex(section['memory_size']):>10} {where:>18}  {measured}"
+        )
+    return "\n".join(lines)
+
+
+def run_predict(args: argparse.Namespace) -> ExitCode:
+    """``measure predict``."""
+    import json
+
+    from tdxstack.measure import export
+    from tdxstack.measure.mrtd import MrtdOrder
+    from tdxstack.vm.expect import expect
+
+    spec = _spec(args)
+    prediction = expect(
+        spec,
+        profile=args.profile,
+        order=MrtdOrder(args.order),
+        blobs=_blobs(args),
+        cache=not args.no_cache,
+    )
+    if args.reference_values:
+        values: Any = export.reference_values(prediction)
+        message = export.rvps_message(prediction) if args.reference_values == "rvps" else values
+        output.raw(json.dumps(message, indent=2).encode() + b"\n")
+        return ExitCode.DONE
+    body = output.document("prediction", export.prediction_members(prediction))
+    output.emit(args, body, lambda: _prediction_text(prediction))
+    return ExitCode.DONE
+
+
+def _spec(args: argparse.Namespace) -> TdSpec:
+    """The TD that is meant: one that is defined, or a TD with the default devices; options take precedence."""
+    import dataclasses
+
+    from tdxstack.vm.settings import read_size
+    from tdxstack.vm.spec import TdSpec
+
+    if args.td:
+        from tdxstack.vm.lifecycle import status
+
+        spec = status(args.td).spec
+    else:
+        if args.firmware is None and args.kernel is None:
+            raise UsageError("nothing to predict", hint="give --td NAME, or --firmware F --kernel K --cmdline S")
+        # The default TD has a disk; its content does not count in a direct boot, that it is there does.
+        spec = TdSpec(name="predicted", image=None if args.no_disk else Path("/image"))
+    changes: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in ("firmware", "kernel", "initrd", "cmdline", "vcpus", "qemu")
+        if getattr(args, name) is not None
+    }
+    if args.memory:
+        changes["memory"] = read_size(args.memory)
+    if args.no_disk:
+        changes["image"] = None
+    if args.device:
+        changes["devices"] = (*spec.devices, *args.device)
+    if args.profile and args.profile.startswith("tdx") and not args.td:
+        changes["platform"] = "tdx"
+    return dataclasses.replace(spec, **changes)
+
+
+def _blobs(args: argparse.Namespace) -> FirmwareBlobs | None:
+    if args.blobs is None:
+        return None
+    from tdxstack.measure.acpi_blobs import RSDP, TABLES, TPM_LOG
+    from tdxstack.measure.blobs import LOADER, MEASURED_ITEMS, SMBIOS_TABLES
+    from tdxstack.vm.expect import read_blobs
+
+    if not args.blobs.is_dir():
+        raise UsageError(f"{args.blobs}: no directory")
+    settings = [name for name, _ in MEASURED_ITEMS]
+    return read_blobs(args.blobs, (LOADER, RSDP, TABLES, TPM_LOG, SMBIOS_TABLES, "etc/boot/kernel", *settings))
+
+
+def _prediction_text(prediction: Prediction) -> str:
+    from tdxstack.measure.mrtd import MrtdOrder
+    from tdxstack.wire.tcg import event_type_name
+
+    lines = [f"profile  {prediction.profile}", f"MRTD     {prediction.mrtd.hex()}"]
+    for number, value in enumerate(prediction.rtmr):
+        shown = value.hex() if value is not None else f"not known: {prediction.reasons[number]}"
+        lines.append(f"RTMR{number}    {shown}")
+    lines.append("")
+    lines.append(f"{'':5} {'event':33} {'SHA-384':16}  what and why")
+    for event in prediction.events:
+        digest = event.digest.hex()[:16] if event.digest else "?"
+        kind = event_type_name(event.event_type).removeprefix("EV_")
+        lines.append(f"RTMR{event.rtmr} {kind:33} {digest:16}  {event.name}: {event.why}")
+    lines.append(
+        f"MRTD is that of a single-pass host ({MrtdOrder.SINGLE_PASS.stacks}), unless --order says otherwise."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,157 @@
+"""Event logs as they come: a CC log, a TPM's log, the JSON list of dstack, and IMA lists beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from tdxstack.errors import WireError
+from tdxstack.wire.ima import ImaEntry
+from tdxstack.wire.tcg import (
+    Algorithm,
+    Digest,
+    Event,
+    EventLog,
+    EventType,
+    SpecIdEvent,
+    mr_index_of_pcr,
+)
+
+MAX_JSON = 64 << 20
+MAX_JSON_EVENTS = 100_000
+#: dstack's own events, extended into RTMR3 while the TD runs.
+DSTACK_RUNTIME_EVENT = 0x08000001
+#: IMA's index: PCR 10 where there is a TPM; 2, the RTMR itself, with Intel's TDX 1.5 guest kernel.
+_IMA_RTMR = {10: 2, 2: 2}
+
+
+class LogFormat(Enum):
+    """Where a log comes from."""
+
+    CC = "ccel"
+    TPM = "tpm"
+    DSTACK = "dstack"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedLog:
+    """A log as a CC log (register indexes 1..4), with the fault that ended the reading, if any.
+
+    ``original`` has the events as they were; a TPM log's events are mapped onto RTMRs in ``log``.
+    """
+
+    format: LogFormat
+    log: EventLog
+    original: EventLog
+    fault: WireError | None = None
+    problems: tuple[str, ...] = ()
+
+
+def load(data: bytes) -> LoadedLog:
+    """Read a log of any known format; a log that is cut short gives its events and the fault.
+
+    Raises:
+        WireError: no known format.
+    """
+    if data[:64].lstrip()[:1] in (b"{", b"["):
+        log, problems = _load_dstack(data)
+        return LoadedLog(LogFormat.DSTACK, log, log, problems=problems)
+    log, fault = EventLog.read(data)
+    if _is_tpm_log(log):
+        return LoadedLog(LogFormat.TPM, _as_registers(log), log, fault)
+    return LoadedLog(LogFormat.CC, log, log, fault, _space(log, fault))
+
+
+def _is_tpm_log(log: EventLog) -> bool:
+    if log.header.index != 0:
+        return False
+    extended = [event for event in log.events if event.event_type != EventType.EV_NO_ACTION]
+    return len(log.header.algorithms) > 1 or any(event.mr_index == 0 or event.mr_index > 4 for event in extended)
+
+
+def _as_registers(log: EventLog) -> EventLog:
+    events = tuple(
+        Event(index, event.event_type, event.digests, event.data, event.offset)
+        for event in log.events
+        if event.event_type != EventType.EV_NO_ACTION and (index := mr_index_of_pcr(event.mr_index))
+    )
+    return EventLog(log.header, events)
+
+
+def _space(log: EventLog, fault: WireError | None) -> tuple[str, ...]:
+    """What the log's end looks like: a full area, or bytes that are no padding."""
+    if fault is not None:
+        return ()
+    if not log.trailing_is_padding:
+        return ("bytes that are no padding follow the last event",)
+    used = log.events[-1].offset + len(log.events[-1].to_bytes()) if log.events else 0
+    total = used + len(log.trailing)
+    if used and total % 4096 == 0 and len(log.trailing) < 128:
+        return (f"the log area of {total} bytes is full: later events were extended and not logged",)
+    return ()
+
+
+def _load_dstack(data: bytes) -> tuple[EventLog, tuple[str, ...]]:
+    if len(data) > MAX_JSON:
+        raise WireError("JSON event log", "log", 0, f"{len(data)} bytes, more than {MAX_JSON}")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise WireError("JSON event log", "document", getattr(error, "pos", 0), "not JSON") from None
+    if isinstance(document, dict):
+        document = document.get("event_log", document.get("eventLog"))
+    if isinstance(document, str):
+        try:
+            document = json.loads(document)
+        except (ValueError, RecursionError):
+            raise WireError("JSON event log", "event_log", 0, "not JSON") from None
+    if not isinstance(document, list) or len(document) > MAX_JSON_EVENTS:
+        raise WireError("JSON event log", "event_log", 0, f"not a list of at most {MAX_JSON_EVENTS} events")
+    events: list[Event] = []
+    problems: list[str] = []
+    for number, item in enumerate(document):
+        event, problem = _dstack_event(item, number)
+        events.append(event)
+        problems += [problem] if problem else []
+    return EventLog(SpecIdEvent(), tuple(events)), tuple(problems)
+
+
+def _dstack_event(item: Any, number: int) -> tuple[Event, str | None]:
+    try:
+        register, kind = int(item["imr"]), int(item["event_type"])
+        digest = bytes.fromhex(item["digest"])
+        name, payload = str(item.get("event", "")), bytes.fromhex(item.get("event_payload", ""))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WireError("JSON event log", f"event {number}", 0, f"{type(error).__name__}: {error}") from None
+    if len(digest) != 48 or not 0 <= kind < 1 << 32 or not 0 <= register < 1 << 31:
+        raise WireError("JSON event log", f"event {number}", 0, "imr, event_type or digest is out of range")
+    problem = None
+    if kind == DSTACK_RUNTIME_EVENT:
+        expected = hashlib.sha384(kind.to_bytes(4, "little") + b":" + name.encode() + b":" + payload).digest()
+        if expected != digest:
+            problem = f"event {number} is not what it says ({name}): its digest is of something else"
+    data = f"{name}: {payload.hex()}".encode() if name else payload
+    return Event(register + 1, kind, (Digest(Algorithm.SHA384, digest),), data), problem
+
+
+def ima_extends(entries: tuple[ImaEntry, ...]) -> tuple[list[tuple[int, bytes]], list[str]]:
+    """(RTMR, digest) pairs of an IMA list, and what is wrong with it.
+
+    The digests are computed from the entries' own fields, not taken from the list.
+    """
+    extends: list[tuple[int, bytes]] = []
+    problems: list[str] = []
+    for number, entry in enumerate(entries):
+        rtmr = _IMA_RTMR.get(entry.index)
+        if rtmr is None:
+            problems.append(f"IMA entry {number} ({entry.name}) is for index {entry.index}, which is no RTMR's")
+            continue
+        if not entry.digest_holds:
+            problems.append(
+                f"IMA entry {number} ({entry.name}) was altered: its template digest is not of its fields"
+            )
+        extends.append((rtmr, entry.extended()))
+    return extends, problems

@@ -1,0 +1,107 @@
+"""The registers to expect of a TD, from its specification: files read, firmware probed, then predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tdxstack.errors import UsageError
+from tdxstack.measure import FirmwareBlobs, Prediction, PredictionInputs, predict
+from tdxstack.measure.mrtd import MrtdOrder
+from tdxstack.vm import choose
+from tdxstack.vm.acpi_probe import probe
+from tdxstack.vm.qemu import argv
+from tdxstack.vm.qemu.launch import Launch
+from tdxstack.vm.spec import Boot, TdSpec
+
+#: What the software platform's session adds to the argument list, as far as the firmware sees it.
+_SOFTWARE_TD = (
+    *("-chardev", "socket,id=tdxtpm,path=tpm.sock", "-tpmdev", "emulator,id=tdxtpm0,chardev=tdxtpm"),
+    *("-device", "tpm-crb,tpmdev=tdxtpm0", "-chardev", "socket,id=tdxchannel,path=channel.sock,server=on,wait=off"),
+    *("-device", "virtserialport,bus=serial0.0,chardev=tdxchannel,name=org.tdxstack.tdx.0"),
+)
+_ANY_MAC = "52:54:00:00:00:01"
+
+
+def machine_argv(spec: TdSpec, firmware: Path) -> list[str]:
+    """The argument list of such a TD on the software dialect, with nothing of it allocated or created.
+
+    Of a TD on hardware too, as far as the ACPI tables go: the devices are the same but for the TPM.
+    """
+    dialect = choose.dialect(spec)
+    launch = Launch(
+        run_dir=Path("/run"),
+        log_dir=Path("/run"),
+        accelerator="tcg",
+        mac=spec.mac or _ANY_MAC,
+        firmware=firmware,
+        disk=Path("/disk") if spec.image is not None else None,
+        platform_arguments=() if dialect.hardware else _SOFTWARE_TD,
+    )
+    return argv.build(spec, dialect, launch)
+
+
+def expect(
+    spec: TdSpec,
+    *,
+    profile: str | None = None,
+    order: MrtdOrder = MrtdOrder.SINGLE_PASS,
+    blobs: FirmwareBlobs | None = None,
+    cache: bool = True,
+) -> Prediction:
+    """Predict the registers of a TD.
+
+    Args:
+        spec: the TD's specification.
+        profile: firmware profile or platform; by default the specification's platform with the release detected.
+        order: in which the launching stack measures the firmware's pages.
+        blobs: what QEMU offers the firmware; probed where not given.
+        cache: use and fill the cache of probed blobs.
+
+    Raises:
+        UsageError: a file is missing.
+        PlatformMissing: no firmware, or QEMU cannot be probed.
+        WireError: the firmware is no TDVF, or the kernel no bzImage.
+    """
+    path = choose.firmware(spec)
+    if path is None:
+        raise UsageError("a legacy machine has no measured boot", hint="use a TD (type td) or UEFI firmware")
+    firmware = read(path)
+    direct = spec.boot is not Boot.GRUB and spec.kernel is not None
+    if direct and blobs is None:
+        blobs = probe(machine_argv(spec, path), firmware, cache=cache)
+    platform = "tdx" if choose.dialect(spec).hardware else "software"
+    return predict(
+        PredictionInputs(
+            firmware=firmware,
+            memory_bytes=spec.memory,
+            kernel=read(spec.kernel) if direct and spec.kernel else None,
+            initrd=read(spec.initrd) if direct and spec.initrd else None,
+            cmdline=argv.kernel_cmdline(spec),
+            blobs=blobs,
+            profile=profile or platform,
+            mrtd_order=order,
+        )
+    )
+
+
+def read(path: Path) -> bytes:
+    """A file's content. Raises UsageError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+
+
+def read_blobs(folder: Path, names: Sequence[str]) -> FirmwareBlobs:
+    """Blobs from a directory of fw_cfg files, as a guest has under /sys/firmware/qemu_fw_cfg/by_name.
+
+    A file is looked for under its fw_cfg name (``etc/acpi/tables``), with ``/raw`` behind, or with ``_`` for ``/``.
+    """
+    found: list[tuple[str, bytes]] = []
+    for name in names:
+        for place in (folder / name / "raw", folder / name, folder / name.replace("/", "_")):
+            if place.is_file():
+                found.append((name, read(place)))
+                break
+    return FirmwareBlobs(tuple(found), source=str(folder))
