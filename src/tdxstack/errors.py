@@ -15,6 +15,7 @@
         ├── ProgramMissing        a program is not installed                                  (exit 4)
         ├── ProcessFailed         a program ended with a non-zero status
         ├── ProcessTimeout        a program did not end in time
+        ├── NetworkFault          a download failed                                         (exit 5)
         └── LockHeld              somebody else holds the lock
 
 Leaves carry their facts as attributes, and a hint: the next command to run or the next thing to look at.
@@ -168,6 +169,12 @@ class ProcessTimeout(SystemFault):
         super().__init__(f"{argv[0]} did not end within {seconds:g} s", hint=hint)
         self.argv = tuple(argv)
         self.seconds = seconds
+
+
+class NetworkFault(SystemFault):
+    """Something had to be downloaded and could not be."""
+
+    exit_code = ExitCode.COLLATERAL
 
 
 class LockHeld(SystemFault):

@@ -17,6 +17,7 @@ from tdxstack.errors import ExitCode, TdxStackError
 #: noun -> (module under tdxstack.cli.commands, one line of help), in the order of ``tdxctl --help``.
 NOUNS: dict[str, tuple[str, str]] = {
     "host": ("host", "check, diagnose and install this host"),
+    "image": ("image", "build, list and delete guest images"),
     "td": ("td", "trust domains: define, start, watch, reach, end"),
     "start-qemu": ("start_qemu", "launch one machine with the options of the white paper's script"),
     "platform": ("platform", "software TDX platforms, and this machine's hardware"),
