@@ -22,6 +22,7 @@ CONTENTS = (
     "cli/__main__.py",
     "cli/main.py",
     "cli/output.py",
+    "cli/evidence.py",
     "cli/commands/__init__.py",
     "cli/commands/guest*",
     "cli/commands/report*",
