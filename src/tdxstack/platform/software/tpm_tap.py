@@ -22,6 +22,7 @@ from tdxstack.wire import tpm2
 from tdxstack.wire.tpm2 import Extend
 
 _CHUNK = 64 * 1024
+_CONNECT_SECONDS = 5.0
 _U32 = struct.Struct(">I")
 
 
@@ -172,19 +173,22 @@ class TpmTap:
             self._failed.set_result(reason)
 
     async def _guard(self, work: Coroutine[None, None, None], name: str) -> None:
-        """Run ``work``; whatever ends it, other than close, has failed the tap."""
+        """Run ``work``; whatever ends it, other than close, has failed the tap: QEMU must not wait for answers."""
         try:
             await work
             self._fail(f"{name}: the connection ended")
         except (OSError, WireError) as error:
             self._fail(f"{name}: {error}")
+        for item in self._sockets:
+            with contextlib.suppress(OSError):
+                item.shutdown(socket.SHUT_RDWR)
 
     async def _serve(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         qemu, _ = await loop.sock_accept(listener)
         self._own(qemu)
         swtpm = self._own(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        await loop.sock_connect(swtpm, str(self._control_path))
+        await self._connect(swtpm)
         answers = asyncio.create_task(self._answers(swtpm, qemu))
         try:
             await self._requests(qemu, swtpm)
@@ -192,6 +196,18 @@ class TpmTap:
             answers.cancel()
             with contextlib.suppress(asyncio.CancelledError, OSError):
                 await answers
+
+    async def _connect(self, swtpm: socket.socket) -> None:
+        """Connect to swtpm, whose socket is there some moments before it listens."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _CONNECT_SECONDS
+        while True:
+            try:
+                return await loop.sock_connect(swtpm, str(self._control_path))
+            except ConnectionRefusedError:
+                if loop.time() > deadline:
+                    raise
+            await asyncio.sleep(0.01)
 
     async def _answers(self, swtpm: socket.socket, qemu: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -248,6 +248,44 @@ def test_no_descriptor_is_lost(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_swtpm_that_listens_late(tmp_path: Path) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        late = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        late.setblocking(False)
+        late.bind(str(tmp_path / "ctrl.sock"))
+        tap = TpmTap(tmp_path / "tap.sock", tmp_path / "ctrl.sock", lambda _: None, lambda _: None)
+        tap.listen()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as qemu:
+            qemu.setblocking(False)
+            await loop.sock_connect(qemu, str(tmp_path / "tap.sock"))
+            await asyncio.sleep(0.05)
+            late.listen(1)
+            async with asyncio.timeout(5):
+                control, _ = await loop.sock_accept(late)
+            control.close()
+        await tap.close()
+        late.close()
+
+    asyncio.run(main())
+
+
+def test_qemu_does_not_wait_for_a_tap_that_failed(tmp_path: Path) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        tap = TpmTap(tmp_path / "tap.sock", tmp_path / "nothing", lambda _: None, lambda _: None)
+        tap.listen()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as qemu:
+            qemu.setblocking(False)
+            await loop.sock_connect(qemu, str(tmp_path / "tap.sock"))
+            async with asyncio.timeout(5):
+                assert "No such file" in await tap.failed()
+                assert await loop.sock_recv(qemu, 10) == b""
+        await tap.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.processes
 def test_real_swtpm(tmp_path: Path) -> None:
     async def main() -> None:
