@@ -8,15 +8,16 @@ from __future__ import annotations
 import binascii
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import ExtensionOID
 
+from tdxstack.wire.der import INTEGER, tlv
 from tdxstack.wire.sgx_extension import SGX_EXTENSION_OID, ExtensionFault, SgxExtension
 
 #: A CRL or chain that is longer is not read.
@@ -24,17 +25,14 @@ MAX_DER_SIZE = 1 << 20
 #: More certificates than this in one chain are not read; DCAP chains have two or three.
 MAX_CHAIN_LENGTH = 8
 
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _PEM_CRL = re.compile(r"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
 _ECDSA_SHA256 = ec.ECDSA(hashes.SHA256())
 _CURVE = ec.SECP256R1()
-_NAME_OIDS = (
-    NameOID.COMMON_NAME,
-    NameOID.COUNTRY_NAME,
-    NameOID.ORGANIZATION_NAME,
-    NameOID.LOCALITY_NAME,
-    NameOID.STATE_OR_PROVINCE_NAME,
-)
+# Common name, country, organisation, locality, state or province: 2.5.4.3, .6, .10, .7, .8.
+_NAME_OIDS = tuple(bytes([0x55, 0x04, arc]) for arc in (3, 6, 10, 7, 8))
+_BMP_STRING, _EXPLICIT_0 = 0x1E, 0xA0
+_SGX_EXTENSION = x509.ObjectIdentifier(SGX_EXTENSION_OID)
 _REQUIRED_EXTENSIONS = frozenset(
     {
         ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
@@ -87,12 +85,6 @@ class DistinguishedName:
     der: bytes
     attributes: tuple[str, ...]
 
-    @classmethod
-    def of(cls, name: x509.Name) -> DistinguishedName:
-        """Take from a parsed name."""
-        by_oid = {attribute.oid: str(attribute.value) for attribute in reversed(list(name))}
-        return cls(name.public_bytes(), tuple(by_oid.get(oid, "") for oid in _NAME_OIDS))
-
     @property
     def common_name(self) -> str:
         """CN, or an empty string."""
@@ -103,6 +95,22 @@ class DistinguishedName:
         return self.attributes == other.attributes
 
 
+@lru_cache(maxsize=256)
+def _name(der: bytes) -> DistinguishedName:
+    """Read a Name that is known to be well-formed: SEQUENCE of SET of SEQUENCE {type, value}."""
+    found: dict[bytes, str] = {}
+    _, at, end = tlv(der, 0)
+    while at < end:
+        _, inner, at = tlv(der, at)
+        while inner < at:
+            _, oid_at, inner = tlv(der, inner)
+            _, oid_start, oid_end = tlv(der, oid_at)
+            tag, start, stop = tlv(der, oid_end)
+            text = der[start:stop].decode("utf-16-be" if tag == _BMP_STRING else "utf-8", "replace")
+            found.setdefault(der[oid_start:oid_end], text)
+    return DistinguishedName(der, tuple(found.get(oid, "") for oid in _NAME_OIDS))
+
+
 class Certificate:
     """A certificate. Raises CertificateFault (MissingExtensions) on construction; times are Unix seconds."""
 
@@ -111,21 +119,34 @@ class Certificate:
             raise CertificateFault(f"{len(der)} bytes, more than {MAX_DER_SIZE}")
         try:
             parsed = x509.load_der_x509_certificate(der)
-            self.subject = DistinguishedName.of(parsed.subject)
-            self.issuer = DistinguishedName.of(parsed.issuer)
             self.serial = parsed.serial_number
             self.not_before = int(parsed.not_valid_before_utc.timestamp())
             self.not_after = int(parsed.not_valid_after_utc.timestamp())
-            self._extensions = {extension.oid.dotted_string: extension.value for extension in parsed.extensions}
-            self.signature = parsed.signature
-            self.tbs = parsed.tbs_certificate_bytes
-        except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+            extensions = {extension.oid: extension.value for extension in parsed.extensions}
+            self._slice(der)
+        except (ValueError, TypeError, IndexError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
             raise CertificateFault(str(error) or type(error).__name__) from None
-        missing = [oid for oid in _REQUIRED_EXTENSIONS if oid.dotted_string not in self._extensions]
-        if missing:
-            raise MissingExtensions(f"{self.subject.common_name}: no extension {', '.join(o._name for o in missing)}")
+        if not extensions.keys() >= _REQUIRED_EXTENSIONS:
+            missing = ", ".join(sorted(oid.dotted_string for oid in _REQUIRED_EXTENSIONS - extensions.keys()))
+            raise MissingExtensions(f"{self.subject.common_name}: no extension {missing}")
         self.der = der
+        self._sgx = extensions.get(_SGX_EXTENSION)
         self._parsed = parsed
+        self._signed_by: bytes | None = None
+
+    def _slice(self, der: bytes) -> None:
+        """What is signed, the signature and the names, as they stand in the DER. (RFC 5280, section 4.1)"""
+        _, start, _ = tlv(der, 0)
+        _, at, end = tlv(der, start)
+        self.tbs = der[start:end]
+        if der[at] == _EXPLICIT_0:
+            at = tlv(der, at)[2]
+        issuer = tlv(der, tlv(der, at)[2])[2]  # after serial number and signature algorithm
+        issuer_end = tlv(der, issuer)[2]
+        subject = tlv(der, issuer_end)[2]  # after the validity
+        self.issuer = _name(der[issuer:issuer_end])
+        self.subject = _name(der[subject : tlv(der, subject)[2]])
+        self.signature = _signature(der, end)
 
     @cached_property
     def key(self) -> ec.EllipticCurvePublicKey | None:
@@ -139,11 +160,10 @@ class Certificate:
     @cached_property
     def sgx(self) -> SgxExtension:
         """The SGX extension. Raises MissingExtensions if it is absent or wrong."""
-        value = self._extensions.get(SGX_EXTENSION_OID)
-        if not isinstance(value, x509.UnrecognizedExtension):
+        if not isinstance(self._sgx, x509.UnrecognizedExtension):
             raise MissingExtensions(f"{self.subject.common_name}: no SGX extension")
         try:
-            return SgxExtension.from_der(value.value)
+            return SgxExtension.from_der(self._sgx.value)
         except ExtensionFault as fault:
             raise MissingExtensions(f"{self.subject.common_name}: SGX extension: {fault}") from None
 
@@ -153,19 +173,43 @@ class Certificate:
         return self.subject.same_as(self.issuer)
 
     def signed_by(self, issuer: Certificate) -> bool:
-        """Whether the issuer's name and key are those that signed this certificate."""
-        return self.issuer.same_as(issuer.subject) and verify_p256(issuer.key, self.signature, self.tbs)
+        """Whether the issuer's name and key are those that signed this certificate; a yes is remembered."""
+        if self._signed_by != issuer.der:
+            if not (self.issuer.same_as(issuer.subject) and verify_p256(issuer.key, self.signature, self.tbs)):
+                return False
+            self._signed_by = issuer.der
+        return True
+
+
+def _signature(der: bytes, at: int) -> bytes:
+    """The bits of the signature, which stands after the signature algorithm at ``at``."""
+    _, start, end = tlv(der, tlv(der, at)[2])
+    return der[start + 1 : end]
 
 
 def split_pem(text: bytes) -> list[bytes]:
     """The DER of every certificate in ``text``, whatever lies between them. Raises CertificateFault."""
-    bodies = _PEM.findall(text[:MAX_DER_SIZE])
-    if len(bodies) > MAX_CHAIN_LENGTH:
-        raise CertificateFault(f"{len(bodies)} certificates, more than {MAX_CHAIN_LENGTH}")
-    try:
-        return [binascii.a2b_base64(body) for body in bodies]
-    except binascii.Error as error:
-        raise CertificateFault(f"PEM: {error}") from None
+    found: list[bytes] = []
+    at = text.find(_BEGIN)
+    while at >= 0:
+        start = at + len(_BEGIN)
+        end = text.find(_END, start)
+        if end < 0:
+            break
+        if len(found) == MAX_CHAIN_LENGTH:
+            raise CertificateFault(f"more than {MAX_CHAIN_LENGTH} certificates")
+        try:
+            found.append(binascii.a2b_base64(text[start:end]))
+        except binascii.Error as error:
+            raise CertificateFault(f"PEM: {error}") from None
+        at = text.find(_BEGIN, end)
+    return found
+
+
+@lru_cache(maxsize=256)
+def certificate_of(der: bytes) -> Certificate:
+    """The certificate of this DER; CA certificates are seen again and again. Raises as :class:`Certificate` does."""
+    return Certificate(der)
 
 
 class RevocationList:
@@ -176,13 +220,11 @@ class RevocationList:
             raise CertificateFault(f"{len(der)} bytes, more than {MAX_DER_SIZE}")
         try:
             parsed = x509.load_der_x509_crl(der)
-            self.issuer = DistinguishedName.of(parsed.issuer)
             self.this_update = int(parsed.last_update_utc.timestamp())
             next_update = parsed.next_update_utc
             extensions = {extension.oid: extension.value for extension in parsed.extensions}
-            self.signature = parsed.signature
-            self.tbs = parsed.tbs_certlist_bytes
-        except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+            self._slice(der)
+        except (ValueError, TypeError, IndexError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
             raise CertificateFault(str(error) or type(error).__name__) from None
         if next_update is None:
             raise CertificateFault("no nextUpdate")
@@ -192,6 +234,26 @@ class RevocationList:
         self.number = number.crl_number if isinstance(number, x509.CRLNumber) else None
         self.der = der
         self._parsed = parsed
+        self._signed_by: bytes | None = None
+
+    def _slice(self, der: bytes) -> None:
+        """What is signed, the signature and the issuer, as they stand in the DER. (RFC 5280, section 5.1)"""
+        _, start, _ = tlv(der, 0)
+        _, at, end = tlv(der, start)
+        self.tbs = der[start:end]
+        if der[at] == INTEGER:
+            at = tlv(der, at)[2]
+        issuer = tlv(der, at)[2]  # after the signature algorithm
+        self.issuer = _name(der[issuer : tlv(der, issuer)[2]])
+        self.signature = _signature(der, end)
+
+    def signed_by(self, issuer: Certificate) -> bool:
+        """Whether the issuer's key signed this list; a yes is remembered, since two chains ask."""
+        if self._signed_by != issuer.der:
+            if not verify_p256(issuer.key, self.signature, self.tbs):
+                return False
+            self._signed_by = issuer.der
+        return True
 
     @classmethod
     def from_text(cls, text: str) -> RevocationList:

@@ -13,8 +13,8 @@ from tdxstack.dcap.certificate import (
     CertificateFault,
     MissingExtensions,
     RevocationList,
+    certificate_of,
     split_pem,
-    verify_p256,
 )
 from tdxstack.dcap.status import QvlStatus, VerifyFault
 
@@ -69,7 +69,7 @@ class Chain:
         certificates: list[Certificate] = []
         for der in ders:
             try:
-                certificates.append(Certificate(der))
+                certificates.append(certificate_of(der))
             except MissingExtensions as fault:
                 raise VerifyFault(_guess(len(certificates), len(ders)), str(fault)) from None
             except CertificateFault as fault:
@@ -189,8 +189,8 @@ def check_crl(crl: RevocationList, issuer: Certificate, name: str) -> None:
         QvlStatus.SGX_CRL_INVALID_EXTENSIONS,
         f"{name}: no CRL number or no authority key identifier",
     )
-    signed = verify_p256(issuer.key, crl.signature, crl.tbs)
-    _require(signed, QvlStatus.SGX_CRL_INVALID_SIGNATURE, f"{name}: not signed by {issuer.subject.common_name!r}")
+    signer = issuer.subject.common_name
+    _require(crl.signed_by(issuer), QvlStatus.SGX_CRL_INVALID_SIGNATURE, f"{name}: not signed by {signer!r}")
 
 
 def crl_window(crl: RevocationList, name: str) -> Window:

@@ -49,7 +49,7 @@ class Collateral:
         object at all.
         """
         try:
-            members = load_object(text, "collateral")
+            members = load_object(text, "collateral", flat=True)
         except ValueError as fault:
             raise CollateralError("collateral", str(fault), hint=_HINT) from None
         fields: dict[str, str] = {}
@@ -67,7 +67,7 @@ class Collateral:
     def salvage(cls, text: str) -> Collateral:
         """What can be used of a document that :meth:`from_json` refuses; the rest is empty."""
         try:
-            members = load_object(text, "collateral")
+            members = load_object(text, "collateral", flat=True)
         except ValueError:
             members = {}
         fields = {name: members.get(name) for name in (*REQUIRED, *OPTIONAL)}

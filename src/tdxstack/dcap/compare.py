@@ -53,7 +53,7 @@ def _platform_change(level: TcbLevel, old: TcbInfo, new: TcbInfo) -> Change:
         svn = level.tdx
     after = next((candidate for candidate in new.levels if reaches(tcb, svn, candidate)), None)
     best = next((candidate for candidate in new.levels if candidate.status is TcbStatus.UP_TO_DATE), new.levels[0])
-    gaps = gaps_to(tcb, svn, best) if after is not best else []
+    gaps = gaps_to(tcb, svn, best, new) if after is not best else []
     detail = ", ".join(f"{gap.component} {gap.have} < {gap.need}" for gap in gaps)
     subject = f"platform SGX {_svns(level.sgx)} PCE {level.pce_svn}" + (
         f" TDX {_svns(level.tdx)}" if level.tdx else ""

@@ -123,7 +123,7 @@ def parts(tcb: PckTcb, svn: bytes | None, qe_svn: int, info: TcbInfo, identity: 
 def _platform(tcb: PckTcb, svn: bytes | None, info: TcbInfo) -> Part:
     level = next((level for level in info.levels if reaches(tcb, svn, level)), None)
     best = next((level for level in info.levels if level.status is TcbStatus.UP_TO_DATE), info.levels[0])
-    gaps = () if level is best else tuple(gaps_to(tcb, svn, best))
+    gaps = () if level is best else tuple(gaps_to(tcb, svn, best, info))
     if level is None:
         return Part("platform", None, None, (), gaps)
     if level.status in _CONFIGURED:  # an SVN that counts a setting, not a version
@@ -131,18 +131,21 @@ def _platform(tcb: PckTcb, svn: bytes | None, info: TcbInfo) -> Part:
     return Part("platform", level.status, level.tcb_date, level.advisories, gaps)
 
 
-def gaps_to(tcb: PckTcb, svn: bytes | None, best: TcbLevel) -> list[Gap]:
+def gaps_to(tcb: PckTcb, svn: bytes | None, best: TcbLevel, info: TcbInfo) -> list[Gap]:
+    """What a platform lacks to reach the level ``best`` of ``info``."""
+    sgx_names = info.component_names(best, "sgxtcbcomponents")
+    tdx_names = info.component_names(best, "tdxtcbcomponents")
     gaps = []
     for index, (have, need) in enumerate(zip(tcb.components, best.sgx, strict=True)):
         if have < need:
-            name = best.sgx_names[index] if best.sgx_names else ""
+            name = sgx_names[index]
             gaps.append(Gap(f"sgxtcbcomponents[{index}]", name, have, need, _kind(name)))
     if tcb.pce_svn < best.pce_svn:
         gaps.append(Gap("pcesvn", "Provisioning Certification Enclave", tcb.pce_svn, best.pce_svn, Remedy.PCE))
     if svn is not None and best.tdx is not None:
         for index in range(2 if svn[1] else 0, 16):
             if svn[index] < best.tdx[index]:
-                name = best.tdx_names[index] if best.tdx_names else ""
+                name = tdx_names[index]
                 remedy = Remedy.MODULE if index < 2 else _kind(name)
                 gaps.append(Gap(f"tdxtcbcomponents[{index}]", name, svn[index], best.tdx[index], remedy))
     return gaps

@@ -6,17 +6,16 @@ import multiprocessing
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from tdxstack.dcap.verification import Judgement, Verification
+from tdxstack.dcap.verification import Judgement, Qvl, Verification
 
 if TYPE_CHECKING:
     from tdxstack.dcap.verifier import Verifier
 
 #: Quotes handed to a worker at a time: enough to make the hand-over cheap, few enough to share out evenly.
-_CHUNK = 64
+_SMALLEST_BATCH, _LARGEST_BATCH = 8, 256
 
 _in_worker: dict[str, Verifier] = {}
 
@@ -36,14 +35,17 @@ class VerifierPool:
         self._pool = ProcessPoolExecutor(
             workers, multiprocessing.get_context(method), initializer=_start, initargs=(verifier,)
         )
+        self._workers = workers or multiprocessing.cpu_count()
 
     def verify(self, quotes: Iterable[bytes], *, now: int) -> Iterator[Verification]:
         """Judge every quote at ``now`` (Unix seconds)."""
-        batches = list(_batches(quotes))
+        raws = list(quotes)
+        size = min(max(len(raws) // (8 * self._workers), _SMALLEST_BATCH), _LARGEST_BATCH)
+        batches = [raws[at : at + size] for at in range(0, len(raws), size)]
         judged = self._pool.map(_judge, batches, [now] * len(batches))
-        for batch, judgements in zip(batches, judged, strict=True):
-            for raw, judgement in zip(batch, judgements, strict=True):
-                yield Verification(raw, now, judgement, self._verifier)
+        for batch, (judgements, indexes) in zip(batches, judged, strict=True):
+            for raw, index in zip(batch, indexes, strict=True):
+                yield Verification(raw, now, judgements[index], self._verifier)
 
     def __enter__(self) -> VerifierPool:
         return self
@@ -54,16 +56,22 @@ class VerifierPool:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _batches(quotes: Iterable[bytes]) -> Iterator[tuple[bytes, ...]]:
-    remaining = iter(quotes)
-    while batch := tuple(islice(remaining, _CHUNK)):
-        yield batch
-
-
 def _start(verifier: Verifier) -> None:
     _in_worker["verifier"] = verifier
 
 
-def _judge(batch: Sequence[bytes], now: int) -> list[Judgement]:
+def _judge(batch: Sequence[bytes], now: int) -> tuple[list[Judgement], list[int]]:
+    """The different judgements of a batch, and which of them each quote has: most quotes have the same."""
     verifier = _in_worker["verifier"]
-    return [verifier.judge(raw, now)[0] for raw in batch]
+    judgements: list[Judgement] = []
+    known: dict[tuple[int, Qvl], int] = {}
+    indexes = []
+    for raw in batch:
+        judgement, _ = verifier.judge(raw, now)
+        key = (id(judgement.outcome), judgement.qvl)
+        index = known.get(key)
+        if index is None:
+            index = known[key] = len(judgements)
+            judgements.append(judgement)
+        indexes.append(index)
+    return judgements, indexes

@@ -33,8 +33,8 @@ from tdxstack.wire.quote import (
 from tdxstack.wire.sgx_extension import SgxExtension
 from tdxstack.wire.sgx_report import SgxReportBody
 
-#: TCB verdicts kept for one platform; there are as many as TDX module versions under which its TDs were started.
-_VERDICTS_KEPT = 64
+#: TCB outcomes kept for one platform; there are as many as TDX module versions under which its TDs were started.
+_OUTCOMES_KEPT = 64
 #: Version 3 to 5 quotes are at least this long (QVL ``QUOTE_MIN_BYTE_LEN``).
 MIN_QUOTE_SIZE = 1020
 _PCK_CN = "SGX PCK Certificate"
@@ -92,7 +92,7 @@ class Platform:
     second_fault: StepFault | None
     attestation_key: ec.EllipticCurvePublicKey | None
     qe_report: SgxReportBody
-    verdicts: dict[tuple[bytes | None, bytes | None], TcbVerdict | VerifyFault] = field(default_factory=dict)
+    outcomes: dict[tuple[bytes | None, bytes | None], QuoteOutcome] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +243,14 @@ def check_quote(quote: Quote, signed: bytes, platform: Platform, documents: Docu
             )
     except StepFault as fault:
         return QuoteOutcome(fault.status, fault.step, fault.detail)
-    try:
-        verdict = _verdict(quote, platform, documents)
-    except VerifyFault as fault:
-        return QuoteOutcome(fault.status, QuoteStep.TCB, fault.detail)
-    return QuoteOutcome(STATUS_OF_TCB[verdict.launch_status], QuoteStep.TCB, verdict.launch_status.value, verdict)
+    body = quote.body
+    svns = (body.tee_tcb_svn, body.tee_tcb_svn2) if isinstance(body, TdReportBody) else (None, None)
+    outcome = platform.outcomes.get(svns)
+    if outcome is None:
+        outcome = _judge_tcb(svns, platform, documents)
+        if len(platform.outcomes) < _OUTCOMES_KEPT:
+            platform.outcomes[svns] = outcome
+    return outcome
 
 
 def check_tdx_module(body: TdReportBody, info: TcbInfo) -> None:
@@ -271,21 +274,13 @@ def _module_fault(detail: str) -> StepFault:
     return StepFault(QuoteStep.TDX_MODULE, QvlStatus.TDX_MODULE_MISMATCH, detail)
 
 
-def _verdict(quote: Quote, platform: Platform, documents: Documents) -> TcbVerdict:
-    """4.1.2.5.18 to .20. Raises VerifyFault(TCB_NOT_SUPPORTED)."""
-    body = quote.body
-    svn, svn2 = (body.tee_tcb_svn, body.tee_tcb_svn2) if isinstance(body, TdReportBody) else (None, None)
-    known = platform.verdicts.get((svn, svn2))
-    if known is None:
-        if platform.sgx is None or documents.tcb_info is None or documents.identity is None:
-            raise VerifyFault(QvlStatus.MISSING_PARAMETERS, "no collateral to judge the TCB by")
-        qe_svn = platform.qe_report.isv_svn
-        try:
-            known = judge(platform.sgx.tcb, svn, svn2, qe_svn, info=documents.tcb_info, identity=documents.identity)
-        except VerifyFault as fault:
-            known = fault
-        if len(platform.verdicts) < _VERDICTS_KEPT:
-            platform.verdicts[svn, svn2] = known
-    if isinstance(known, VerifyFault):
-        raise VerifyFault(known.status, known.detail)
-    return known
+def _judge_tcb(svns: tuple[bytes | None, bytes | None], platform: Platform, documents: Documents) -> QuoteOutcome:
+    """4.1.2.5.18 to .20 for TEE_TCB_SVN and TEE_TCB_SVN2."""
+    if platform.sgx is None or documents.tcb_info is None or documents.identity is None:
+        return QuoteOutcome(QvlStatus.MISSING_PARAMETERS, QuoteStep.TCB, "no collateral to judge the TCB by")
+    qe_svn = platform.qe_report.isv_svn
+    try:
+        verdict = judge(platform.sgx.tcb, *svns, qe_svn, info=documents.tcb_info, identity=documents.identity)
+    except VerifyFault as fault:
+        return QuoteOutcome(fault.status, QuoteStep.TCB, fault.detail)
+    return QuoteOutcome(STATUS_OF_TCB[verdict.launch_status], QuoteStep.TCB, verdict.launch_status.value, verdict)

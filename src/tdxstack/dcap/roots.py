@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from functools import lru_cache
 
-from tdxstack.dcap.certificate import Certificate, CertificateFault, split_pem
+from tdxstack.dcap.certificate import Certificate, CertificateFault, certificate_of, split_pem
 from tdxstack.errors import UsageError
 
 #: "Intel SGX Root CA", valid 2018-05-21 to 2049-12-31, from Intel's provisioning certification service
@@ -44,10 +43,9 @@ def parse_roots(roots: Iterable[str | bytes]) -> tuple[Certificate, ...]:
     return tuple(certificates)
 
 
-@lru_cache(maxsize=16)
 def _root(der: bytes) -> Certificate:
     try:
-        certificate = Certificate(der)
+        certificate = certificate_of(der)
     except CertificateFault as fault:
         raise UsageError(f"trusted root: {fault}", hint="give a root certificate in PEM or DER") from None
     if not certificate.self_issued or not certificate.signed_by(certificate):

@@ -39,21 +39,15 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-class _OnlyBrackets(dict[int, int | None]):
-    """A table for ``str.translate`` that drops everything but brackets."""
-
-    def __missing__(self, code: int) -> int | None:
-        if len(self) < 256:
-            self[code] = code if chr(code) in "{}[]" else None
-        return self.get(code)
-
-
-_BRACKETS_ONLY = _OnlyBrackets()
+_NOT_BRACKETS = bytes(code for code in range(256) if code not in b"{}[]")
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
-def load_object(text: str, what: str) -> Members:
-    """Parse one JSON object, bounded in size and depth. Raises FormatFault, or InvalidFault if nested too deeply."""
+def load_object(text: str, what: str, *, flat: bool = False) -> Members:
+    """Parse one JSON object, bounded in size and depth. Raises FormatFault, or InvalidFault if nested too deeply.
+
+    ``flat`` says that only the object's own members will be looked at, so that depth needs no check.
+    """
     if len(text) > MAX_DOCUMENT_SIZE:
         raise FormatFault(f"{what}: {len(text)} characters, more than {MAX_DOCUMENT_SIZE}")
     try:
@@ -64,7 +58,8 @@ def load_object(text: str, what: str) -> Members:
         raise FormatFault(f"{what}: {error}") from None
     if not isinstance(value, dict):
         raise FormatFault(f"{what}: not a JSON object")
-    _check_depth(value, text, what)
+    if not flat:
+        _check_depth(value, text, what)
     return value
 
 
@@ -73,11 +68,11 @@ def _check_depth(value: Members, text: str, what: str) -> None:
 
     Taking innermost pairs of brackets out of the text is quick and tells its depth, unless strings hold brackets too.
     """
-    brackets = text.translate(_BRACKETS_ONLY)
+    brackets = text.encode("utf-8", "surrogatepass").translate(None, _NOT_BRACKETS)
     for _ in range(MAX_DEPTH - 1):
         if not brackets:
             return
-        brackets = brackets.replace("{}", "").replace("[]", "")
+        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
     pending: list[tuple[Any, int]] = [(value, 1)]
     while pending:
         node, depth = pending.pop()

@@ -6,7 +6,8 @@ order of checks and the kind of each fault are those of QVL 1.27.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tdxstack.dcap.signed_json import (
     FormatFault,
@@ -49,9 +50,6 @@ class TcbLevel:
     tcb_date: int
     status: TcbStatus
     advisories: tuple[str, ...]
-    #: What each component is (``category``, ``type``), where the document says it.
-    sgx_names: tuple[str, ...] = ()
-    tdx_names: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[bytes, int, bytes]:
@@ -95,6 +93,8 @@ class TcbInfo:
     tdx_module: TdxModule | None = None
     #: None if the document has no ``tdxModuleIdentities``.
     module_identities: tuple[TdxModule, ...] | None = None
+    #: The document's ``tcb`` of each level, by the level's key.
+    tcbs: Mapping[tuple[bytes, int, bytes], Members] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def from_json(cls, text: str) -> TcbInfo:
@@ -113,10 +113,18 @@ class TcbInfo:
             raise InvalidFault("tcbType: not 0")
         number = unsigned(info, "tcbEvaluationDataNumber")
         module, identities = _modules(info, kind) if version == 3 else (None, None)
-        levels = _levels(info, version, kind)
+        plain = all(text.count(f'"{name}"') == text.count(f'"{name}":"') for name in ("category", "type"))
+        levels, tcbs = _levels(info, version, kind, check_names=not plain)
         return cls(
-            kind, version, issue_date, next_update, fmspc, pce_id, number, levels, module, identities
+            kind, version, issue_date, next_update, fmspc, pce_id, number, levels, module, identities, tcbs
         )  # fmt: skip
+
+    def component_names(self, level: TcbLevel, array: str) -> tuple[str, ...]:
+        """What each component of ``sgxtcbcomponents`` or ``tdxtcbcomponents`` is, where the document says it."""
+        components = self.tcbs.get(level.key, {}).get(array, ())
+        pairs = [(component.get("category", ""), component.get("type", "")) for component in components]
+        names = tuple(": ".join(str(word) for word in pair if word) for pair in pairs)
+        return names or ("",) * 16
 
     def module_identity(self, major: int) -> TdxModule | None:
         """The identity of TDX modules with major version ``major`` (TEE_TCB_SVN[1]), or None."""
@@ -190,11 +198,21 @@ def isv_level(level: Members, statuses: dict[str, TcbStatus], *, strict: bool) -
     return IsvLevel(svn, tcb_date, statuses.get(word), advisories(level))
 
 
-def _levels(info: Members, version: int, kind: str) -> tuple[TcbLevel, ...]:
-    levels = [_level(level, version, kind) for level in objects(info, "tcbLevels")]
-    if len({level.key for level in levels}) != len(levels):
+_Tcbs = dict[tuple[bytes, int, bytes], Members]
+
+
+def _levels(info: Members, version: int, kind: str, *, check_names: bool) -> tuple[tuple[TcbLevel, ...], _Tcbs]:
+    """The levels, best first, and the ``tcb`` of each."""
+    raw = objects(info, "tcbLevels")
+    levels = [_level(level, version, kind) for level in raw]
+    tcbs = {level.key: members["tcb"] for level, members in zip(levels, raw, strict=True)}
+    if len(tcbs) != len(levels):
         raise InvalidFault("tcbLevels: two levels are the same")
-    return tuple(sorted(levels, key=lambda level: level.key, reverse=True))
+    if check_names and version == 3:
+        for tcb in tcbs.values():
+            _check_names(tcb["sgxtcbcomponents"])
+            _check_names(tcb["tdxtcbcomponents"] if kind == TDX_ID else [])
+    return tuple(sorted(levels, key=lambda level: level.key, reverse=True)), tcbs
 
 
 def _level(level: Members, version: int, kind: str) -> TcbLevel:
@@ -214,37 +232,27 @@ def _level(level: Members, version: int, kind: str) -> TcbLevel:
     if version == 2:
         sgx = bytes(unsigned(tcb, f"sgxtcbcomp{index:02d}svn") & 0xFF for index in range(1, 17))
         return TcbLevel(sgx, pce_svn, None, tcb_date, status, advisory_ids)
-    sgx, sgx_names = _components(tcb, "sgxtcbcomponents")
-    tdx, tdx_names = _components(tcb, "tdxtcbcomponents") if kind == TDX_ID else (None, ())
-    return TcbLevel(sgx, pce_svn, tdx, tcb_date, status, advisory_ids, sgx_names, tdx_names)
+    tdx = _components(tcb, "tdxtcbcomponents") if kind == TDX_ID else None
+    return TcbLevel(_components(tcb, "sgxtcbcomponents"), pce_svn, tdx, tcb_date, status, advisory_ids)
 
 
-def _components(tcb: Members, name: str) -> tuple[bytes, tuple[str, ...]]:
-    """16 SVNs, each cut to one byte as QVL does, and what they are called."""
+def _components(tcb: Members, name: str) -> bytes:
+    """16 SVNs, each cut to one byte as QVL does."""
     components = tcb.get(name)
     if not isinstance(components, list) or len(components) != 16:
         raise FormatFault(f"{name}: not an array of 16")
     try:
-        svns = [component["svn"] for component in components]
-        return bytes(svns), _names(components)
-    except (ValueError, TypeError, KeyError):
-        return _odd_components(components, name)
-
-
-def _odd_components(components: list[Members], name: str) -> tuple[bytes, tuple[str, ...]]:
+        return bytes([component["svn"] for component in components])
+    except (ValueError, TypeError, KeyError):  # one is larger than a byte, or none at all
+        pass
     try:
-        return bytes(unsigned(component, "svn") & 0xFF for component in components), _names(components)
-    except (InvalidFault, AttributeError, TypeError):
+        return bytes(unsigned(component, "svn") & 0xFF for component in components)
+    except (FormatFault, InvalidFault, TypeError):
         raise FormatFault(f"{name}: a component without a number svn") from None
 
 
-def _names(components: list[Members]) -> tuple[str, ...]:
-    if not any(len(component) > 1 for component in components):
-        return ()
-    names = []
+def _check_names(components: list[Members]) -> None:
     for component in components:
-        category, kind = component.get("category", ""), component.get("type", "")
-        if not isinstance(category, str) or not isinstance(kind, str):
-            raise FormatFault("component: category or type is not a string")
-        names.append(": ".join(word for word in (category, kind) if word))
-    return tuple(names)
+        for name in ("category", "type"):
+            if not isinstance(component.get(name, ""), str):
+                raise FormatFault(f"component: {name} is not a string")

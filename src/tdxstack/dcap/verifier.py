@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 from tdxstack.dcap.chain import Chain, Outcome, check_pck_chain
@@ -20,6 +19,7 @@ from tdxstack.dcap.quote_check import (
     check_platform,
     check_quote,
 )
+from tdxstack.dcap.remembered import Remembered
 from tdxstack.dcap.roots import parse_roots
 from tdxstack.dcap.status import QvlStatus, VerifyFault
 from tdxstack.dcap.verification import Judgement, Qvl, Verification
@@ -52,8 +52,8 @@ class Verifier:
         self.roots = parse_roots(roots)
         self._trusted = frozenset(root.der for root in self.roots)
         self.documents = Documents.check(collateral, self._trusted)
-        self._pck_chain = lru_cache(maxsize=_PLATFORMS_KEPT)(self._check_pck_chain)
-        self._platform = lru_cache(maxsize=_PLATFORMS_KEPT)(self._check_platform)
+        self._chains: Remembered[bytes, PckChain] = Remembered(_PLATFORMS_KEPT)
+        self._platforms: Remembered[_Keyed, Platform] = Remembered(_PLATFORMS_KEPT)
 
     def verify(self, quote: bytes, *, now: int) -> Verification:
         """Judge one quote at ``now`` (Unix seconds). Never raises for what is in the quote or the collateral."""
@@ -87,7 +87,7 @@ class Verifier:
         # What certifies the attestation key lies between the quote's signature and the trailing bytes.
         signed = quote.signed_bytes()
         certified = raw[len(signed) + 68 : len(raw) - len(quote.trailing)]
-        platform = self._platform(_Keyed(certified, quote, certification))
+        platform = self._platforms.get(_Keyed(certified, quote, certification), self._check_platform)
         return self._judgement(platform.pck, check_quote(quote, signed, platform, self.documents), now), quote
 
     def pck_chain_of(self, raw: bytes) -> PckChain:
@@ -128,6 +128,9 @@ class Verifier:
         if certification.type == CertificationType.PCK_LEAF:
             return certification.data.rstrip(b"\0") + b"\n" + utf8(self.collateral.pck_crl_issuer_chain)
         return utf8(self.collateral.pck_certificate_chain)
+
+    def _pck_chain(self, text: bytes) -> PckChain:
+        return self._chains.get(text, self._check_pck_chain)
 
     def _check_pck_chain(self, text: bytes) -> PckChain:
         chain: Chain | None = None

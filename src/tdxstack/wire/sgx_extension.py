@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from tdxstack.wire.der import BOOLEAN, ENUMERATED, INTEGER, OCTET_STRING, OID, SEQUENCE, tlv
+
 SGX_EXTENSION_OID = "1.2.840.113741.1.13.1"
 #: DER of the OID 1.2.840.113741.1.13.1, without tag and length: what the OIDs inside the extension start with.
 _ARC = bytes.fromhex("2a864886f84d010d01")
-
-_SEQUENCE, _OID, _OCTETS, _INTEGER, _ENUMERATED, _BOOLEAN = 0x30, 0x06, 0x04, 0x02, 0x0A, 0x01
 
 
 class SgxType(IntEnum):
@@ -56,7 +56,7 @@ class SgxExtension:
     def from_der(cls, der: bytes) -> SgxExtension:
         """Read the extension's value. Raises ExtensionFault."""
         try:
-            entries = _entries(_whole(der, _SEQUENCE))
+            entries = _entries(_whole(der, SEQUENCE))
         except IndexError:
             raise ExtensionFault("DER ends early") from None
         if len(entries) not in (5, 7):
@@ -69,7 +69,7 @@ class SgxExtension:
                 tcb=_tcb(fields),
                 pce_id=_octets(fields, 3, 2),
                 fmspc=_octets(fields, 4, 6),
-                sgx_type=_number(fields, 5, _ENUMERATED),
+                sgx_type=_number(fields, 5, ENUMERATED),
                 platform_instance_id=_octets(fields, 6, 16) if b"\x06" in fields else None,
                 dynamic_platform=_flag(configuration, 1),
                 cached_keys=_flag(configuration, 2),
@@ -90,12 +90,12 @@ def find_in_certificate(der: bytes) -> SgxExtension | None:
     if at < 0:
         return None
     try:
-        tag, start, end = _tlv(der, at + 2 + len(_ARC))
-        if tag == _BOOLEAN:
-            tag, start, end = _tlv(der, end)
+        tag, start, end = tlv(der, at + 2 + len(_ARC))
+        if tag == BOOLEAN:
+            tag, start, end = tlv(der, end)
     except IndexError:
         raise ExtensionFault("DER ends early") from None
-    return SgxExtension.from_der(der[start:end]) if tag == _OCTETS else None
+    return SgxExtension.from_der(der[start:end]) if tag == OCTET_STRING else None
 
 
 _Fields = dict[bytes, tuple[int, bytes]]
@@ -103,16 +103,16 @@ _Fields = dict[bytes, tuple[int, bytes]]
 
 def _tcb(fields: _Fields) -> PckTcb:
     tag, body = fields[b"\x02"]
-    if tag != _SEQUENCE:
+    if tag != SEQUENCE:
         raise ExtensionFault("entry .2 (TCB) is not a sequence")
     inner = {oid[1:]: value for oid, value in _entries(body) if oid[:1] == b"\x02"}
-    components = bytes(_number(inner, index, _INTEGER) & 0xFF for index in range(1, 17))
-    return PckTcb(components, _number(inner, 17, _INTEGER), _octets(inner, 18, 16))
+    components = bytes(_number(inner, index, INTEGER) & 0xFF for index in range(1, 17))
+    return PckTcb(components, _number(inner, 17, INTEGER), _octets(inner, 18, 16))
 
 
 def _octets(fields: _Fields, number: int, size: int) -> bytes:
     tag, value = fields[bytes([number])]
-    if tag != _OCTETS or len(value) != size:
+    if tag != OCTET_STRING or len(value) != size:
         raise ExtensionFault(f"entry .{number} is not an octet string of {size} bytes")
     return value
 
@@ -127,7 +127,7 @@ def _number(fields: _Fields, number: int, wanted: int) -> int:
 def _flag(fields: _Fields, number: int) -> bool | None:
     for oid, (tag, value) in fields.items():
         if oid == bytes([7, number]):
-            if tag != _BOOLEAN or len(value) != 1:
+            if tag != BOOLEAN or len(value) != 1:
                 raise ExtensionFault(f"entry .7.{number} is not a boolean")
             return value != b"\0"
     return None
@@ -138,36 +138,21 @@ def _entries(body: bytes) -> list[tuple[bytes, tuple[int, bytes]]]:
     entries = []
     at = 0
     while at < len(body):
-        tag, start, end = _tlv(body, at)
-        if tag != _SEQUENCE:
+        tag, start, end = tlv(body, at)
+        if tag != SEQUENCE:
             raise ExtensionFault("an entry is not a sequence")
-        oid_tag, oid_start, oid_end = _tlv(body, start)
-        oid = body[oid_start:oid_end]
-        value_tag, value_start, value_end = _tlv(body, oid_end)
-        if oid_tag != _OID or not oid.startswith(_ARC) or value_end != end:
+        oid_start = start + 2
+        oid_end = oid_start + body[start + 1]
+        value_tag, value_start, value_end = tlv(body, oid_end)
+        if body[start] != OID or not body.startswith(_ARC, oid_start) or value_end != end:
             raise ExtensionFault("an entry is not an OID of Intel's with one value")
-        entries.append((oid[len(_ARC) :], (value_tag, body[value_start:value_end])))
+        entries.append((body[oid_start + len(_ARC) : oid_end], (value_tag, body[value_start:value_end])))
         at = end
     return entries
 
 
 def _whole(data: bytes, wanted: int) -> bytes:
-    tag, start, end = _tlv(data, 0)
+    tag, start, end = tlv(data, 0)
     if tag != wanted or end != len(data):
         raise ExtensionFault("not one sequence")
     return data[start:end]
-
-
-def _tlv(data: bytes, at: int) -> tuple[int, int, int]:
-    """Tag, start and end of the value at ``at``. Raises IndexError where the data ends early."""
-    length = data[at + 1]
-    start = at + 2
-    if length & 0x80:
-        size = length & 0x7F
-        if not 1 <= size <= 2:
-            raise ExtensionFault("a length of more than 65535")
-        length = int.from_bytes(data[start : start + size], "big")
-        start += size
-    if start + length > len(data):
-        raise IndexError
-    return data[at], start, start + length
