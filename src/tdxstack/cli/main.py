@@ -28,6 +28,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "quote": ("quote", "show, verify and explain quotes"),
     "collateral": ("collateral", "show collateral, compare evaluations"),
     "policy": ("policy", "check and explain appraisal policies"),
+    "guest": ("guest", "evidence from inside a TD: report, quote, event log, registers"),
     "completion": ("completion", "print a shell completion script"),
     "man": ("man", "print the manual page"),
 }
