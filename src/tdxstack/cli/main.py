@@ -18,6 +18,7 @@ from tdxstack.errors import ExitCode, TdxStackError
 NOUNS: dict[str, tuple[str, str]] = {
     "host": ("host", "check, diagnose and install this host"),
     "image": ("image", "build, list and delete guest images"),
+    "module": ("module", "the TDX module: show, verify, stage, update, roll back"),
     "td": ("td", "trust domains: define, start, watch, reach, end"),
     "start-qemu": ("start_qemu", "launch one machine with the options of the white paper's script"),
     "platform": ("platform", "software TDX platforms, and this machine's hardware"),

@@ -8,7 +8,7 @@ full of one fault is read as fast as any other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tdxstack.preflight.signatures import Book, Severity, Signature, book, decode
@@ -187,8 +187,7 @@ def _join(joined: dict[tuple[str, str], Problem], sighting: Sighting) -> None:
             line=sighting.line,
         )
         return
-    changed = {"count": known.count + sighting.count}
-    joined[sighting.key] = Problem(**{name: changed.get(name, getattr(known, name)) for name in Problem.__slots__})
+    joined[sighting.key] = replace(known, count=known.count + sighting.count)
 
 
 def _absences(scans: Sequence[Scan], signatures: Book) -> Iterator[Problem]:
