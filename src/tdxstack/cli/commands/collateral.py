@@ -1,4 +1,4 @@
-"""``tdxctl collateral``: show collateral, compare two of them."""
+"""``tdxctl collateral``: show collateral, compare two of them; fetching and keeping it is ``collateral_fetch``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import evidence, output
+from tdxstack.cli.commands import collateral_fetch
 from tdxstack.errors import CollateralError, ExitCode
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     )
     output.add_json(compare)
     compare.set_defaults(run=run_compare)
+    collateral_fetch.add_verbs(verbs)
 
 
 def run_show(args: argparse.Namespace) -> ExitCode:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tdxstack.dcap.roots import parse_roots
 from tdxstack.errors import SystemFault, UsageError
@@ -132,7 +133,7 @@ def open_service(
     )
 
 
-def database_state(settings: Settings) -> dict[str, object]:
+def database_state(settings: Settings) -> dict[str, Any]:
     """What is in the database, for ``tdxctl pccs status``."""
     store = Store(settings.database)
     try:
