@@ -10,6 +10,7 @@ stub (``drivers/firmware/efi/libstub``) and IMA (``security/integrity/ima``).
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 from tdxstack.errors import WireError
@@ -20,7 +21,6 @@ from tdxstack.measure.firmware import (
     UI_APP_GUID,
     FirmwareFacts,
     FirmwareProfile,
-    digests,
     inspect,
     named_profile,
 )
@@ -47,7 +47,7 @@ class _Trace:
     """Events as they come, and the SHA-256 PCRs beside them, which IMA's first entry is made of."""
 
     events: list[PredictedEvent] = field(default_factory=list)
-    bank: PcrBank = field(default_factory=PcrBank)
+    bank: PcrBank | None = None
 
     def add(
         self,
@@ -61,8 +61,12 @@ class _Trace:
         logged: bool = True,
     ) -> None:
         """Extend by the digest of ``measured`` (None: unknown)."""
-        both = (None, None) if measured is None else digests(measured)
+        both = (None, None) if measured is None else self.digests(measured)
         self.add_digests(pcr, kind, both, name, why, in_bank=in_bank, logged=logged)
+
+    def digests(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """SHA-384, and SHA-256 where there is a bank that needs it."""
+        return hashlib.sha384(data).digest(), hashlib.sha256(data).digest() if self.bank is not None else None
 
     def add_digests(
         self,
@@ -77,7 +81,7 @@ class _Trace:
         alternatives: tuple[tuple[str, bytes], ...] = (),
     ) -> None:
         """Extend by a SHA-384 and a SHA-256 digest; PCR 0 has no RTMR."""
-        if in_bank:
+        if in_bank and self.bank is not None:
             self.bank.extend(pcr, both[1])
         if mr_index := mr_index_of_pcr(pcr):
             self.events.append(PredictedEvent(mr_index - 1, kind, both[0], name, why, logged, alternatives))
@@ -93,7 +97,7 @@ def predict(inputs: PredictionInputs) -> Prediction:
     metadata = TdvfMetadata.from_bytes(inputs.firmware)
     facts = inputs.facts or inspect(inputs.firmware)
     profile = inputs.profile if isinstance(inputs.profile, FirmwareProfile) else named_profile(inputs.profile, facts)
-    trace = _Trace()
+    trace = _Trace(bank=PcrBank() if profile.tpm and inputs.ima is not None else None)
     _launch(trace, inputs, metadata)
     if (facts.measures_tpm if profile.tpm else facts.measures_td) and inputs.kernel is not None:
         _firmware_start(trace, inputs, facts, profile)
@@ -182,7 +186,7 @@ def _acpi(trace: _Trace, inputs: PredictionInputs) -> None:
 
 def _kernel(trace: _Trace, inputs: PredictionInputs, profile: FirmwareProfile) -> None:
     kernel = inputs.kernel or b""
-    raw = _both(kernel)
+    raw = _both(trace, kernel)
     offered = inputs.blobs is None or inputs.blobs.get("etc/boot/kernel") is not None
     alternatives: tuple[tuple[str, bytes], ...] = ()
     try:
@@ -195,17 +199,18 @@ def _kernel(trace: _Trace, inputs: PredictionInputs, profile: FirmwareProfile) -
             raw,
             "Authenticode digest of the kernel as given (QEMU offers etc/boot/kernel, the firmware reads it)",
         )
-        alternatives = (("the kernel as QEMU before 10.0 patches it", _both(patched)[0]),)
+        alternatives = (("the kernel as QEMU before 10.0 patches it", _both(trace, patched)[0]),)
     else:
-        both, why = _both(patched), "Authenticode digest of the kernel with the setup header that QEMU writes"
+        both, why = _both(trace, patched), "Authenticode digest of the kernel with the setup header that QEMU writes"
         alternatives = (("the kernel as given, unpatched: QEMU 10.0 or newer", raw[0]),)
     kind = EventType.EV_EFI_BOOT_SERVICES_APPLICATION
     trace.add_digests(4, kind, both, "kernel", why, alternatives=alternatives)
 
 
-def _both(image: bytes) -> tuple[bytes, bytes]:
-    sha384, sha256 = authenticode(image, "sha384", "sha256")
-    return sha384, sha256
+def _both(trace: _Trace, image: bytes) -> tuple[bytes, bytes | None]:
+    names = ("sha384",) if trace.bank is None else ("sha384", "sha256")
+    found = authenticode(image, *names)
+    return found[0], found[1] if len(found) > 1 else None
 
 
 def _ready_to_boot(trace: _Trace, inputs: PredictionInputs, facts: FirmwareFacts, profile: FirmwareProfile) -> None:
@@ -265,7 +270,7 @@ def _efi_stub(trace: _Trace, inputs: PredictionInputs, profile: FirmwareProfile)
         trace.add(9, EventType.EV_EVENT_TAG, inputs.initrd, "initrd", "the initrd file")
     for text in EXIT_BOOT_SERVICES:
         trace.add(5, EventType.EV_EFI_ACTION, text, "exit boot services", text.decode())
-    if profile.tpm and inputs.ima is not None:
+    if trace.bank is not None and inputs.ima is not None:
         aggregate = trace.bank.boot_aggregate()
         template = None if aggregate is None else boot_aggregate_template(aggregate, inputs.ima)
         why = "IMA's boot_aggregate: the kernel measures the TPM's PCRs 0..9"

@@ -20,13 +20,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tdxstack.errors import PlatformMissing, SystemFault
+from tdxstack.errors import PlatformMissing, SystemFault, WireError
 from tdxstack.measure.blobs import LOADER, MEASURED_ITEMS, SMBIOS_TABLES, FirmwareBlobs
 from tdxstack.system import files, paths, process
 from tdxstack.vm.marker_kernel import marker_kernel
 from tdxstack.vm.probe_argv import probe_argv, shape
 from tdxstack.vm.qtest import FwCfgReader
 from tdxstack.wire.acpi import allocated_files
+from tdxstack.wire.efi.varstore import VariableStore
 
 CACHE_VERSION = 1
 _BOOT_MENU_ITEM = 0x000E
@@ -72,7 +73,7 @@ def _run(argv: Sequence[str], firmware: bytes, timeout: float) -> FirmwareBlobs:
     deadline = time.monotonic() + timeout
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tdxstack-probe-")))
-        (directory / "firmware.fd").write_bytes(firmware)
+        (directory / "firmware.fd").write_bytes(without_variables(firmware))
         (directory / "kernel").write_bytes(marker_kernel())
         if "-tpmdev" in argv:
             stack.enter_context(_swtpm(directory, deadline))
@@ -82,6 +83,17 @@ def _run(argv: Sequence[str], firmware: bytes, timeout: float) -> FirmwareBlobs:
         _wait_for_shutdown(directory / "qmp.sock", qemu, directory / "qemu.log", deadline)
         with FwCfgReader(directory / "qtest.sock") as reader:
             return _collect(reader)
+
+
+def without_variables(firmware: bytes) -> bytes:
+    """The firmware with an empty variable store, so that it takes the probe's unsigned kernel.
+
+    No table depends on variables. A file without a store is returned as it is.
+    """
+    try:
+        return VariableStore.from_bytes(firmware).written(firmware, ())
+    except WireError:
+        return firmware
 
 
 def _collect(reader: FwCfgReader) -> FirmwareBlobs:

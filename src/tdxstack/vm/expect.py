@@ -10,6 +10,7 @@ from tdxstack.measure import FirmwareBlobs, Prediction, PredictionInputs, predic
 from tdxstack.measure.mrtd import MrtdOrder
 from tdxstack.vm import choose
 from tdxstack.vm.acpi_probe import probe
+from tdxstack.vm.firmware_facts import facts_of
 from tdxstack.vm.qemu import argv
 from tdxstack.vm.qemu.launch import Launch
 from tdxstack.vm.spec import Boot, TdSpec
@@ -79,6 +80,7 @@ def expect(
             initrd=read(spec.initrd) if direct and spec.initrd else None,
             cmdline=argv.kernel_cmdline(spec),
             blobs=blobs,
+            facts=facts_of(firmware, cache=cache),
             profile=profile or platform,
             mrtd_order=order,
         )

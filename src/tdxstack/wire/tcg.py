@@ -32,6 +32,7 @@ _SPEC_ID = struct.Struct("<16sIBBBBI")
 _ALGORITHM = struct.Struct("<HH")
 _U16 = struct.Struct("<H")
 _U32 = struct.Struct("<I")
+_ALL_ONES = 0xFFFFFFFF
 _END_FF = b"\xff" * 12
 _END_ZERO = b"\0" * 12
 
@@ -279,51 +280,54 @@ def read_events(
     """
     sizes = dict(algorithms)
     events: list[Event] = []
-    add = events.append
+    add, unpack = events.append, _EVENT2.unpack_from
     total = len(data)
+    start = position
     try:
-        while position < total:
-            head = data[position : position + 12]
-            if head in (_END_FF, _END_ZERO):
+        while start + 12 <= total:
+            index, event_type, count = unpack(data, start)
+            if (index == 0 or index == _ALL_ONES) and data[start : start + 12] in (_END_FF, _END_ZERO):  # noqa: PLR1714
                 break
-            if len(head) < 12 and (not head.strip(b"\xff") or not head.strip(b"\0")):
-                break
-            event, position = _read_event(data, position, sizes)
-            add(event)
+            if count > len(sizes):
+                raise WireError(
+                    "TCG_PCR_EVENT2", "digests.count", start + 8, f"{count}, the header lists {len(sizes)}"
+                )
+            digests, position = _read_digests(data, start + 12, count, sizes)
+            end = position + 4 + int.from_bytes(data[position : position + 4], "little")
+            if end > total or position + 4 > total:
+                raise _cut_short(total, position, end)
+            add(Event(index, event_type, digests, data[position + 4 : end], start))
+            start = end
+        rest = data[start : start + 12]
+        if len(rest) < 12 and rest.strip(b"\xff") and rest.strip(b"\0"):
+            raise WireError("TCG_PCR_EVENT2", "header", start, f"log is cut short: {len(rest)} of 12 bytes")
     except WireError as fault:
-        return tuple(events), position, fault
-    return tuple(events), position, None
+        return tuple(events), start, fault
+    return tuple(events), start, None
 
 
-def _read_event(data: bytes, start: int, sizes: dict[int, int]) -> tuple[Event, int]:
-    total = len(data)
-    if start + 12 > total:
-        raise WireError("TCG_PCR_EVENT2", "header", start, f"log is cut short: {total - start} of 12 bytes")
-    index, event_type, count = _EVENT2.unpack_from(data, start)
-    if count > len(sizes):
-        raise WireError("TCG_PCR_EVENT2", "digests.count", start + 8, f"{count}, the header lists {len(sizes)}")
-    position = start + 12
+def _read_digests(data: bytes, position: int, count: int, sizes: dict[int, int]) -> tuple[tuple[Digest, ...], int]:
     digests: tuple[Digest, ...] = ()
     for _ in range(count):
-        if position + 2 > total:
-            raise WireError("TCG_PCR_EVENT2", "digests.hashAlg", position, "log is cut short")
-        algorithm = data[position] | data[position + 1] << 8
+        algorithm = int.from_bytes(data[position : position + 2], "little")
         size = sizes.get(algorithm)
+        if position + 2 > len(data):
+            raise WireError("TCG_PCR_EVENT2", "digests.hashAlg", position, "log is cut short")
         if size is None:
             reason = f"algorithm 0x{algorithm:04x} is not in the header; the rest cannot be read"
             raise WireError("TCG_PCR_EVENT2", "digests.hashAlg", position, reason)
         if digests and any(algorithm == known for known, _ in digests):
             raise WireError("TCG_PCR_EVENT2", "digests.hashAlg", position, f"0x{algorithm:04x} occurs twice")
+        digests += (Digest(algorithm, data[position + 2 : position + 2 + size]),)
         position += 2 + size
-        digests += (Digest(algorithm, data[position - size : position]),)
+    return digests, position
+
+
+def _cut_short(total: int, position: int, end: int) -> WireError:
     if position + 4 > total:
-        raise WireError("TCG_PCR_EVENT2", "eventSize", position, "log is cut short")
-    (size,) = _U32.unpack_from(data, position)
-    end = position + 4 + size
-    if end > total:
-        reason = f"log is cut short: {size} bytes of data claimed, {total - position - 4} left"
-        raise WireError("TCG_PCR_EVENT2", "eventSize", position, reason)
-    return Event(index, event_type, digests, data[position + 4 : end], start), end
+        return WireError("TCG_PCR_EVENT2", "eventSize", min(position, total), "log is cut short")
+    reason = f"log is cut short: {end - position - 4} bytes of data claimed, {total - position - 4} left"
+    return WireError("TCG_PCR_EVENT2", "eventSize", position, reason)
 
 
 #: CC measurement register index of each PCR (Intel TDX Virtual Firmware Design Guide 8.1; UEFI 2.10, 38.4.1).
