@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from tdxstack.errors import StateError, SystemFault, TdxStackError, UsageError
-from tdxstack.platform.software.session import SoftwareTdSession
 from tdxstack.system import paths
 from tdxstack.vm import changes, events, lifecycle, saved, waiting
 from tdxstack.vm.control import RemoteError
@@ -303,10 +302,7 @@ def test_an_overlay_takes_the_writes(define: Callable[..., TdSpec], tmp_path: Pa
     assert image.read_bytes() == bytes(1 << 20)
 
 
-SAVABLE = pytest.mark.skipif(not hasattr(SoftwareTdSession, "save_state"), reason="the platform cannot save TDs yet")
-
-
-@pytest.mark.parametrize("kind", [VmType.EFI, pytest.param(VmType.TD, marks=SAVABLE)])
+@pytest.mark.parametrize("kind", [VmType.EFI, VmType.TD])
 def test_save_and_go_on(define: Callable[..., TdSpec], kind: VmType, tmp_path: Path) -> None:
     image = tmp_path / "disk.raw"
     image.write_bytes(bytes(1 << 20))

@@ -7,22 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from tdxstack.errors import PlatformMissing
-from tdxstack.platform.base import TdSession
+from tdxstack.platform.base import SavableTdSession, TdSession
 from tdxstack.vm import migration, saved
 from tdxstack.vm.machine import Machine
 from tdxstack.vm.record import TdRecord
 from tdxstack.vm.saved import Saved
-from tdxstack.vm.session import SavableSession
 from tdxstack.vm.spec import TdSpec
 
 
-def require_savable(session: TdSession, spec: TdSpec) -> SavableSession:
+def require_savable(session: TdSession, spec: TdSpec) -> SavableTdSession:
     """The session as one whose state can be saved.
 
     Raises:
         PlatformMissing: a TD on hardware: its private memory cannot be read by the host.
     """
-    if not isinstance(session, SavableSession):
+    if not isinstance(session, SavableTdSession):
         raise PlatformMissing(
             f"TD {spec.name}: the platform {spec.platform} cannot save a TD's state",
             hint="on hardware a TD's private memory is not the host's to save; stop it instead",

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from tdxstack.platform.base import TdParameters, TdSession, open_platform, open_session
 from tdxstack.vm.dialects import wanted_attributes
 from tdxstack.vm.spec import TdSpec, VmType
-
-
-@runtime_checkable
-class SavableSession(Protocol):
-    """A session whose part of a machine's state can be kept beside the machine's own. Hardware has none."""
-
-    def save_state(self) -> bytes:
-        """The state, taken while the machine is halted."""
-        ...
-
-    def load_state(self, data: bytes) -> None:
-        """The state to take up when the machine resumes its own."""
-        ...
 
 
 class PlainSession:
