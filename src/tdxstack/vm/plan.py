@@ -62,8 +62,30 @@ def launch(record: TdRecord, run: Run, *, incoming: bool = False) -> Launch:
 
 def preview(record: TdRecord) -> tuple[list[str], Run]:
     """The argument list that a start would use now, and the run's facts; nothing is written or reserved."""
-    from tdxstack.vm.machine import Machine
     from tdxstack.vm.qemu import argv
+
+    dialect, run, complete = _complete(record)
+    return argv.build(record.spec, dialect, complete), run
+
+
+def preview_xml(record: TdRecord) -> str:
+    """The domain XML of the machine that a start would make.
+
+    Raises:
+        PlatformMissing: libvirt has no word for something that the spec asks.
+    """
+    from tdxstack.errors import PlatformMissing
+    from tdxstack.system.process import find
+    from tdxstack.vm.libvirt import domain_xml
+
+    dialect, _, complete = _complete(record)
+    if reasons := list(domain_xml.refusals(record.spec, dialect)):
+        raise PlatformMissing(f"TD {record.name}: " + "; ".join(reasons), hint="start it under QEMU: tdxctl td start")
+    return domain_xml.build(record.spec, dialect, complete, emulator=find(record.spec.qemu))
+
+
+def _complete(record: TdRecord) -> tuple[Dialect, Run, Launch]:
+    from tdxstack.vm.machine import Machine
     from tdxstack.vm.session import td_session
 
     dialect, run = prepare(record)
@@ -71,4 +93,4 @@ def preview(record: TdRecord) -> tuple[list[str], Run]:
     facts = launch(record, run)
     session = td_session(record.spec, facts.firmware, facts.run_dir)
     machine = Machine(record.spec, dialect, facts, session, record.place.qemu_log)
-    return argv.build(record.spec, dialect, machine.complete_launch()), run
+    return dialect, run, machine.complete_launch()

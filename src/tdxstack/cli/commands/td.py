@@ -25,6 +25,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds that --wait may take")
     start.add_argument("--discard-saved", action="store_true", help="boot afresh although its state was saved")
     start.add_argument("--dry-run", action="store_true", help="print QEMU's argument list and start nothing")
+    start.add_argument("--print-xml", action="store_true", help="print libvirt's domain XML and start nothing")
     output.add_json(start)
     stop = _verb(verbs, "stop", run_stop, "power a TD off")
     stop.add_argument("--mode", choices=("acpi", "agent", "force"), default="acpi", help="how (default: acpi)")
@@ -130,6 +131,8 @@ def run_create(args: argparse.Namespace) -> ExitCode:
 def run_start(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import lifecycle
 
+    if args.print_xml:
+        return _print_xml(args)
     if args.dry_run:
         return _preview(args)
     record = lifecycle.start(args.name, progress=output.step, discard_saved=args.discard_saved)
@@ -149,6 +152,15 @@ def _preview(args: argparse.Namespace) -> ExitCode:
     argv, run = plan.preview(status(args.name))
     body = {"argv": argv, "dialect": run.dialect, "accelerator": run.accelerator, "firmware": run.firmware}
     output.emit(args, output.document("td-argv", body), lambda: shlex.join(argv))
+    return ExitCode.DONE
+
+
+def _print_xml(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.vm import plan
+    from tdxstack.vm.lifecycle import status
+
+    xml = plan.preview_xml(status(args.name))
+    output.emit(args, output.document("td-xml", {"xml": xml}), lambda: xml)
     return ExitCode.DONE
 
 

@@ -27,7 +27,7 @@ def build(spec: TdSpec, dialect: Dialect, launch: Launch) -> list[str]:
         _firmware(spec, launch),
         _kernel(spec),
         _disk(spec, launch),
-        _network(spec, launch),
+        network_words(spec, launch),
         _console(spec, launch),
         _agent(launch),
         _trust_domain(spec, dialect, launch),
@@ -114,7 +114,8 @@ def _disk(spec: TdSpec, launch: Launch) -> list[str]:
     return ["-blockdev", json.dumps(node), "-device", card]
 
 
-def _network(spec: TdSpec, launch: Launch) -> list[str]:
+def network_words(spec: TdSpec, launch: Launch) -> list[str]:
+    """The network behind the guest's card, and the card."""
     if spec.network == "none":
         return []
     if spec.network.startswith("bridge:"):

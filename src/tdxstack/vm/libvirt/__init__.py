@@ -1,0 +1,1 @@
+"""libvirt: the domain XML of a TD."""

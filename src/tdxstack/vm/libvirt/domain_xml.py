@@ -1,0 +1,168 @@
+"""A TdSpec in a dialect as libvirt's domain XML (https://libvirt.org/formatdomain.html).
+
+What libvirt has no word for (the software platform's TPM and channel, forwarded ports without passt) goes into
+``<qemu:commandline>``. Nothing is touched or started.
+"""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+from tdxstack.vm.dialects import Dialect
+from tdxstack.vm.libvirt.launch_security import launch_security, refusals
+from tdxstack.vm.qemu.argv import kernel_cmdline, network_words
+from tdxstack.vm.qemu.launch import AGENT_PORT, Launch
+from tdxstack.vm.spec import Boot, Console, TdSpec, VmType
+
+QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+SSH_CREDENTIAL = "opt/io.systemd.credentials/ssh.authorized_keys.root"
+#: Our name of the virtio-serial bus, and libvirt's.
+OWN_BUS, LIBVIRT_BUS = "bus=serial0.0", "bus=virtio-serial0.0"
+
+__all__ = ["build", "refusals"]
+
+
+def build(spec: TdSpec, dialect: Dialect, launch: Launch, *, emulator: str) -> str:
+    """The domain's XML; ``emulator`` is the absolute path of QEMU."""
+    ET.register_namespace("qemu", QEMU_NAMESPACE)
+    domain = ET.Element("domain", type="kvm" if launch.accelerator == "kvm" else "qemu")
+    _text(domain, "name", spec.name)
+    _text(domain, "memory", str(spec.memory >> 10), unit="KiB")
+    _memory_backing(domain, spec, dialect)
+    _text(domain, "vcpu", str(spec.vcpus), placement="static")
+    _firmware_settings(domain, launch)
+    _os(domain, spec, launch)
+    _features(domain, spec, dialect)
+    _cpu(domain, spec, launch)
+    _clock(domain)
+    for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
+        _text(domain, f"on_{event}", action)
+    power = ET.SubElement(domain, "pm")
+    ET.SubElement(power, "suspend-to-mem", enabled="no")
+    ET.SubElement(power, "suspend-to-disk", enabled="no")
+    _devices(domain, spec, launch, emulator)
+    if spec.type is VmType.TD and dialect.hardware:
+        domain.append(launch_security(spec, dialect))
+    _commandline(domain, spec, launch)
+    ET.indent(domain)
+    return ET.tostring(domain, encoding="unicode") + "\n"
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> ET.Element:
+    element = ET.SubElement(parent, tag, attributes)
+    element.text = text
+    return element
+
+
+def _memory_backing(domain: ET.Element, spec: TdSpec, dialect: Dialect) -> None:
+    private = spec.type is VmType.TD and dialect.memory_backend == "memory-backend-memfd-private"
+    if not private and not spec.hugepages:
+        return
+    backing = ET.SubElement(domain, "memoryBacking")
+    if spec.hugepages:
+        pages = ET.SubElement(backing, "hugepages")
+        ET.SubElement(pages, "page", size=str(spec.hugepages >> 10), unit="KiB")
+    ET.SubElement(backing, "source", type="memfd-private" if private else "memfd")
+
+
+def _firmware_settings(domain: ET.Element, launch: Launch) -> None:
+    """The ssh key, as a systemd credential in QEMU's fw_cfg."""
+    if launch.authorized_keys is not None:
+        sysinfo = ET.SubElement(domain, "sysinfo", type="fwcfg")
+        ET.SubElement(sysinfo, "entry", name=SSH_CREDENTIAL, file=str(launch.authorized_keys))
+
+
+def _os(domain: ET.Element, spec: TdSpec, launch: Launch) -> None:
+    system = ET.SubElement(domain, "os")
+    _text(system, "type", "hvm", arch="x86_64", machine="q35")
+    if spec.type is not VmType.LEGACY and launch.firmware is not None:
+        _text(system, "loader", str(launch.firmware), readonly="yes", type="rom")
+    if spec.boot is Boot.GRUB or spec.kernel is None:
+        ET.SubElement(system, "boot", dev="hd")
+        return
+    _text(system, "kernel", str(spec.kernel))
+    if spec.initrd is not None:
+        _text(system, "initrd", str(spec.initrd))
+    if cmdline := kernel_cmdline(spec):
+        _text(system, "cmdline", cmdline)
+
+
+def _features(domain: ET.Element, spec: TdSpec, dialect: Dialect) -> None:
+    features = ET.SubElement(domain, "features")
+    ET.SubElement(features, "acpi")
+    ET.SubElement(features, "apic")
+    if dialect.hardware:
+        ET.SubElement(features, "ioapic", driver="qemu")
+    if "smm=off" in dialect.machine:
+        ET.SubElement(features, "smm", state="off")
+
+
+def _cpu(domain: ET.Element, spec: TdSpec, launch: Launch) -> None:
+    mode = "host-passthrough" if launch.accelerator == "kvm" else "maximum"
+    cpu = ET.SubElement(domain, "cpu", mode=mode)
+    cores = spec.vcpus // spec.sockets
+    ET.SubElement(cpu, "topology", sockets=str(spec.sockets), cores=str(cores), threads="1")
+
+
+def _clock(domain: ET.Element) -> None:
+    clock = ET.SubElement(domain, "clock", offset="utc")
+    ET.SubElement(clock, "timer", name="hpet", present="no")
+
+
+def _devices(domain: ET.Element, spec: TdSpec, launch: Launch, emulator: str) -> None:
+    devices = ET.SubElement(domain, "devices")
+    _text(devices, "emulator", emulator)
+    if launch.disk is not None:
+        disk = ET.SubElement(devices, "disk", type="file", device="disk")
+        ET.SubElement(disk, "driver", name="qemu", type=launch.disk_format, discard="unmap")
+        ET.SubElement(disk, "source", file=str(launch.disk))
+        ET.SubElement(disk, "target", dev="vda", bus="virtio")
+    ET.SubElement(devices, "controller", type="virtio-serial", index="0")
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    if spec.network.startswith("bridge:"):
+        card = ET.SubElement(devices, "interface", type="bridge")
+        ET.SubElement(card, "mac", address=launch.mac)
+        ET.SubElement(card, "source", bridge=spec.network.partition(":")[2])
+        ET.SubElement(card, "model", type="virtio")
+        ET.SubElement(card, "rom", enabled="no")
+    _consoles(devices, spec, launch)
+    channel = ET.SubElement(devices, "channel", type="unix")
+    ET.SubElement(channel, "source", mode="bind", path=str(launch.agent))
+    ET.SubElement(channel, "target", type="virtio", name=AGENT_PORT)
+    if launch.vsock_cid is not None:
+        vsock = ET.SubElement(devices, "vsock", model="virtio")
+        ET.SubElement(vsock, "cid", auto="no", address=str(launch.vsock_cid))
+    ET.SubElement(devices, "memballoon", model="none")
+    rng = ET.SubElement(devices, "rng", model="virtio")
+    _text(rng, "backend", "/dev/urandom", model="random")
+
+
+def _consoles(devices: ET.Element, spec: TdSpec, launch: Launch) -> None:
+    if spec.console is Console.SERIAL:
+        serial = ET.SubElement(devices, "serial", type="pty")
+        ET.SubElement(serial, "log", file=str(launch.console_log), append="on")
+        ET.SubElement(serial, "target", type="isa-serial", port="0")
+        return
+    firmware = ET.SubElement(devices, "serial", type="file")
+    ET.SubElement(firmware, "source", path=str(launch.firmware_log))
+    ET.SubElement(firmware, "target", type="isa-serial", port="0")
+    first = ET.SubElement(devices, "console", type="file")
+    ET.SubElement(first, "source", path=str(launch.firmware_log))
+    ET.SubElement(first, "target", type="serial", port="0")
+    console = ET.SubElement(devices, "console", type="pty")
+    ET.SubElement(console, "log", file=str(launch.console_log), append="on")
+    ET.SubElement(console, "target", type="virtio", port="1")
+
+
+def _commandline(domain: ET.Element, spec: TdSpec, launch: Launch) -> None:
+    words = [word.replace(OWN_BUS, LIBVIRT_BUS) for word in launch.platform_arguments]
+    if spec.network == "user":
+        words += network_words(spec, launch)
+    words += [word for device in spec.devices for word in ("-device", device)]
+    if spec.debug:
+        words += ["-S", "-gdb", f"unix:path={launch.gdb},server=on,wait=off"]
+    if not words:
+        return
+    commandline = ET.SubElement(domain, f"{{{QEMU_NAMESPACE}}}commandline")
+    for word in words:
+        ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=word)
