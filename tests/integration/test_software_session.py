@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -14,14 +15,16 @@ from typing import Any
 
 import pytest
 
+from tdxstack.errors import WireError
 from tdxstack.measure.launch import launch_events
 from tdxstack.measure.mrtd import mrtd
+from tdxstack.measure.replay import replay
 from tdxstack.measure.rtmr import fold
 from tdxstack.platform.base import TdParameters, open_session
 from tdxstack.platform.software.platform import SoftwarePlatform
 from tdxstack.platform.software.session import SoftwareTdSession
 from tdxstack.system import process
-from tdxstack.wire.tcg import Algorithm
+from tdxstack.wire.tcg import Algorithm, EventLog, cc_log_of_tpm_log
 from tdxstack.wire.tpm2 import Extend
 
 pytestmark = pytest.mark.integration
@@ -241,3 +244,37 @@ def test_saved_machine_is_restored_with_its_registers(tmp_path: Path) -> None:
             await boot.end()
 
     asyncio.run(load(*asyncio.run(save())))
+
+
+def firmware_log(memory: bytes) -> EventLog:
+    """The longest TPM event log in a guest's memory; firmware leaves copies of its beginning."""
+    logs: list[EventLog] = []
+    at = memory.find(b"Spec ID Event03")
+    while at >= 0:
+        with contextlib.suppress(WireError):
+            logs.append(EventLog.read(memory[at - 32 : at + (1 << 16)])[0])
+        at = memory.find(b"Spec ID Event03", at + 1)
+    return max(logs, key=lambda log: len(log.events))
+
+
+def test_log_of_the_firmware_replays_to_the_registers(tmp_path: Path) -> None:
+    platform = SoftwarePlatform.create("lab")
+
+    async def main() -> None:
+        boot = await start(platform, tmp_path / "run", *qmp(tmp_path / "qmp"))
+        try:
+            await boot.until_ready_to_boot()
+            monitor = await Monitor.connect(tmp_path / "qmp")
+            await monitor.execute("stop")
+            await monitor.execute("pmemsave", val=0, size=MEMORY, filename=str(tmp_path / "memory"))
+            monitor.close()
+            log = cc_log_of_tpm_log(
+                firmware_log((tmp_path / "memory").read_bytes()), launch_events(FIRMWARE.read_bytes(), MEMORY)
+            )
+            registers = boot.session.registers()
+            assert len(log.events) > 10
+            assert [value.hex() for value in replay(log).rtmr] == [registers[f"rtmr{n}"] for n in range(4)]
+        finally:
+            await boot.end()
+
+    asyncio.run(main())
