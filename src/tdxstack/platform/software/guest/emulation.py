@@ -11,7 +11,6 @@ import errno
 import os
 import socket
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -139,6 +138,8 @@ def _thread(name: str, target: Callable[[], object]) -> None:
             target()
         except Exception:  # noqa: BLE001
             # A server that died would leave its clients waiting for ever: end all, the service is started anew.
+            import traceback
+
             traceback.print_exc()
             os._exit(1)
 
