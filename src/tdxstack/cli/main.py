@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from tdxstack import __version__
 from tdxstack.cli import output
-from tdxstack.errors import ExitCode, TdxStackError
+from tdxstack.errors import ExitCode, PlatformMissing, TdxStackError
 
 #: noun -> (module under tdxstack.cli.commands, one line of help), in the order of ``tdxctl --help``.
 NOUNS: dict[str, tuple[str, str]] = {
@@ -69,8 +69,12 @@ def main(argv: Sequence[str]) -> int:
         arguments = build_parser(_wanted_noun(argv)).parse_args(list(argv))
     except SystemExit as stop:
         return int(stop.code or 0)
+    except ModuleNotFoundError as error:
+        return _absent(error, as_json=False)
     try:
         return int(arguments.run(arguments))
+    except ModuleNotFoundError as error:
+        return _absent(error, as_json=bool(getattr(arguments, "json", False)))
     except TdxStackError as error:
         output.failure(error, as_json=bool(getattr(arguments, "json", False)))
         return int(error.exit_code)
@@ -80,6 +84,16 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.FAILED)
+
+
+def _absent(error: ModuleNotFoundError, *, as_json: bool) -> int:
+    """A part of tdxstack, or a package that it needs, is not installed: in a guest there is little of both."""
+    failure = PlatformMissing(
+        f"the Python module {error.name} is not installed",
+        hint="inside a TD run `tdxctl guest` and what shows evidence, all else on the host; there: make venv",
+    )
+    output.failure(failure, as_json=as_json)
+    return int(failure.exit_code)
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:

@@ -60,3 +60,18 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("where", ["load_noun", "run"])
+def test_a_module_that_is_not_there_is_an_error_with_a_hint(
+    where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'cryptography'", name="cryptography")
+
+    if where == "load_noun":
+        monkeypatch.setattr("tdxstack.cli.main.load_noun", absent)
+    else:
+        monkeypatch.setattr("tdxstack.cli.commands.completion.run", absent)
+    assert main(["completion", "bash"]) == 4
+    assert "cryptography is not installed" in capsys.readouterr().err
