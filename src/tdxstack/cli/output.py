@@ -29,6 +29,14 @@ def colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+_SGR = {"bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+def coloured(text: str, hue: str) -> str:
+    """``text`` for stdout, in a colour where stdout shows colours."""
+    return f"\033[{_SGR[hue]}m{text}\033[0m" if colour(sys.stdout) else text
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Declare ``--json`` on a reading verb."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")

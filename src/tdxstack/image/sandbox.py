@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
 
 from tdxstack.errors import NetworkFault, ProcessFailed, SystemFault, TdxStackError
 from tdxstack.image.recipes import ASSETS
-from tdxstack.system.process import spawn
+from tdxstack.system.process import PIPE, STDOUT, spawn
 
 Progress = Callable[[str], None]
 
@@ -74,7 +73,7 @@ def run_logged(argv: Sequence[str], log: Path, on_line: Progress, *, home: Path)
     """
     environment = clean_environment() | {"HOME": str(home), "TMPDIR": str(home)}
     with log.open("ab") as stream:
-        process = spawn(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, new_session=True)
+        process = spawn(argv, stdout=PIPE, stderr=STDOUT, env=environment, new_session=True)
         output = cast(IO[bytes], process.stdout)
         try:
             for line in output:

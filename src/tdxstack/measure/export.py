@@ -97,7 +97,7 @@ def prediction_of_log(log: EventLog) -> Prediction:
         if 1 <= event.mr_index <= COUNT and event.event_type != EventType.EV_NO_ACTION
     )
     first, second, third, fourth = replay(log).rtmr
-    return Prediction("log", bytes(48), (first, second, third, fourth), events, (None,) * 4)
+    return Prediction("log", bytes(48), (first, second, third, fourth), events, (None, None, None, None))
 
 
 def _name(event: Event) -> str:

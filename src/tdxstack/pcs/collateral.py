@@ -90,9 +90,10 @@ def describe(collateral: Collateral) -> Described:
         fmspc = text_of(info, "fmspc").upper()
         number = unsigned(info, "tcbEvaluationDataNumber")
         kind = text_of(info, "id") if "id" in info else "SGX"
-        tee = Tee(kind.lower())
     except DocumentFault as fault:
         raise CollateralError("tcb_info", f"tcb_info: {fault}") from None
+    try:
+        tee = Tee(kind.lower())
     except ValueError:
         raise CollateralError("tcb_info", f"tcb_info: {kind!r:.40} is not SGX or TDX") from None
     span = inspect.collateral_span(collateral)

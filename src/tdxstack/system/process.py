@@ -31,6 +31,10 @@ PACKAGES: dict[str, str] = {
     "mmdebstrap": "mmdebstrap",
 }
 
+ChildTimeout = subprocess.TimeoutExpired
+PIPE = subprocess.PIPE
+STDOUT = subprocess.STDOUT
+
 
 @dataclass(frozen=True, slots=True)
 class Completed:
@@ -111,7 +115,7 @@ def spawn(
     pass_fds: Sequence[int] = (),
     die_with_parent: bool = True,
     new_session: bool = False,
-) -> subprocess.Popen[bytes]:
+) -> Child:
     """Start a long-lived program and return its handle; the caller owns it and must end it.
 
     With ``die_with_parent`` the kernel kills the child when the thread that started it ends, so that a

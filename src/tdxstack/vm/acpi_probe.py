@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -109,7 +108,7 @@ def _collect(reader: FwCfgReader) -> FirmwareBlobs:
 
 
 @contextmanager
-def _started(argv: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _started(argv: Sequence[str], log: Path) -> Iterator[process.Child]:
     with log.open("wb") as stream:
         child = process.spawn(argv, stdout=stream, stderr=stream)
     try:
@@ -130,17 +129,17 @@ def _swtpm(directory: Path, deadline: float) -> Iterator[None]:
         yield
 
 
-def _wait_for_file(path: Path, child: subprocess.Popen[bytes], log: Path, deadline: float) -> None:
+def _wait_for_file(path: Path, child: process.Child, log: Path, deadline: float) -> None:
     while not path.exists():
         _check(child, log, deadline)
         time.sleep(0.02)
 
 
-def _wait_for_socket(path: Path, child: subprocess.Popen[bytes], log: Path, deadline: float) -> None:
+def _wait_for_socket(path: Path, child: process.Child, log: Path, deadline: float) -> None:
     _wait_for_file(path, child, log, deadline)
 
 
-def _wait_for_shutdown(path: Path, child: subprocess.Popen[bytes], log: Path, deadline: float) -> None:
+def _wait_for_shutdown(path: Path, child: process.Child, log: Path, deadline: float) -> None:
     """Speak just enough QMP to hear that the marker kernel has switched the machine off."""
     with socket.socket(socket.AF_UNIX) as control:
         control.settimeout(0.5)
@@ -155,7 +154,7 @@ def _wait_for_shutdown(path: Path, child: subprocess.Popen[bytes], log: Path, de
                 continue
 
 
-def _check(child: subprocess.Popen[bytes], log: Path, deadline: float) -> None:
+def _check(child: process.Child, log: Path, deadline: float) -> None:
     if child.poll() is not None:
         text = log.read_text(errors="replace").strip().splitlines()
         tail = "; ".join(text[-3:]) or f"status {child.returncode}"

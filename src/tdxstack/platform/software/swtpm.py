@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import subprocess
 from pathlib import Path
 
 from tdxstack.errors import SystemFault
@@ -33,7 +32,7 @@ class Swtpm:
         self._state = state
         self._control = control
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: process.Child | None = None
         self._pidfd: int | None = None
 
     async def start(self) -> None:
@@ -84,7 +83,7 @@ class Swtpm:
             self._process.terminate()
             try:
                 await asyncio.to_thread(self._process.wait, _STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+            except process.ChildTimeout:
                 self._process.kill()
                 self._process.wait()
         if self._pidfd is not None:

@@ -107,7 +107,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 def _check_type(path: Path, name: str, value: Any, kind: str) -> None:
     right = isinstance(value, _TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
-    if right and kind == "list[str]":
+    if right and isinstance(value, list):
         right = all(isinstance(item, str) for item in value)
     if not right:
         raise UsageError(f"{path}: {name} is not of type {kind}")

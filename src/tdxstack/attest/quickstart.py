@@ -1,0 +1,194 @@
+"""From nothing to an attested TD: image, firmware, launch, evidence, prediction, judgement, in one call."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tdxstack.attest.attestation import Attestation, attest, verifier_of
+from tdxstack.attest.evidence import Evidence
+from tdxstack.dcap.policy import Policy
+from tdxstack.errors import TdxStackError, UsageError
+from tdxstack.image import build_image
+from tdxstack.image.firmware import FirmwareFile, default_firmware, firmware_file
+from tdxstack.measure.prediction import Prediction
+from tdxstack.platform.base import Platform, PlatformKind, open_platform
+from tdxstack.system import paths
+from tdxstack.system.files import private_directory, write_atomic
+from tdxstack.vm import lifecycle
+from tdxstack.vm.expect import expect
+from tdxstack.vm.record import TdRecord
+from tdxstack.vm.spec import TdSpec
+
+Progress = Callable[[str], None]
+NAME = "quickstart"
+MIB = 1 << 20
+REPORT_DATA_SIZE = 64
+READY_TIMEOUT = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for; None is the default. ``expected`` replaces the prediction from the TD's own files."""
+
+    platform: str | None = None
+    recipe: str = "debian-13"
+    firmware: Path | None = None
+    kernel: Path | None = None
+    initrd: Path | None = None
+    cmdline: str | None = None
+    append: str = ""
+    memory: int = 2048 * MIB
+    vcpus: int = 2
+    keep: bool = False
+    expected: Prediction | None = None
+    output: Path | None = None
+
+
+def spec_for(request: Request, platform: Platform, name: str, firmware: FirmwareFile, progress: Progress) -> TdSpec:
+    """The TD's specification; builds the guest image if it is not there yet."""
+    image = build_image(request.recipe, progress=progress)
+    cmdline = request.cmdline if request.cmdline is not None else image.default_cmdline
+    return TdSpec(
+        name=name,
+        platform=platform.name,
+        firmware=firmware.path,
+        image=image.disk,
+        kernel=request.kernel or image.kernel,
+        initrd=request.initrd or image.initrd,
+        cmdline=f"{cmdline} {request.append}".strip(),
+        memory=request.memory,
+        vcpus=request.vcpus,
+    )
+
+
+def run(request: Request, progress: Progress) -> tuple[Attestation, dict[str, Any]]:
+    """Do it all; the attestation and the ``tdxstack/quickstart/v1`` document without its schema.
+
+    The TD is gone afterwards, whatever happened, unless ``keep`` was asked for and it came up.
+
+    Raises:
+        TdxStackError: some step could not be done; a rejected attestation is no error here.
+    """
+    platform = open_platform(request.platform)
+    progress(_platform_line(platform))
+    firmware = firmware_file(request.firmware) if request.firmware else default_firmware(progress)
+    with _defined(request, platform, firmware, progress) as record:
+        evidence, expected = _boot(record, request, progress)
+        progress("verify the quote, replay the log, compare with the prediction")
+        root = platform.trust_root()
+        collateral = dict(platform.collateral())
+        policy = Policy()
+        attestation = attest(evidence, expected, verifier_of(collateral, root), policy, now=int(time.time()))
+        directory = (
+            request.output or paths.home() / "attestations" / f"{record.name}-{evidence.report_data.hex()[:12]}"
+        )
+        files = _save(directory, evidence, collateral, root)
+        present = lifecycle.status(record.name)
+    document = {
+        "platform": str(platform.kind),
+        "td": _td_members(present, request),
+        "firmware": {"path": str(firmware.path), "sha256": firmware.sha256},
+        **attestation.to_document(),
+        "files": {kind: str(path) for kind, path in files.items()},
+    }
+    return attestation, document
+
+
+@contextmanager
+def _defined(request: Request, platform: Platform, firmware: FirmwareFile, progress: Progress) -> Iterator[TdRecord]:
+    """A TD that is defined, under a name of its own, and deleted again."""
+    spec = spec_for(request, platform, NAME, firmware, progress)
+    record = _create(spec)
+    came_up = False
+    try:
+        yield record
+        came_up = True
+    finally:
+        if not (request.keep and came_up):
+            with contextlib.suppress(TdxStackError):
+                lifecycle.delete(record.name, force=True)
+
+
+def _create(spec: TdSpec) -> TdRecord:
+    """Define the TD as ``quickstart``, or ``quickstart-2`` and so on where that is taken."""
+    import dataclasses
+
+    for number in itertools.count(1):
+        name = NAME if number == 1 else f"{NAME}-{number}"
+        try:
+            return lifecycle.create(dataclasses.replace(spec, name=name))
+        except UsageError:
+            if number > 99 or not _exists(name):
+                raise
+    raise AssertionError("unreachable")
+
+
+def _exists(name: str) -> bool:
+    return any(record.name == name for record in lifecycle.list_all())
+
+
+def _boot(record: TdRecord, request: Request, progress: Progress) -> tuple[Evidence, Prediction]:
+    """Start the TD, predict its registers while it boots, and have it make its evidence."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        prediction: Future[Prediction] | None = None
+        if request.expected is None:
+            prediction = pool.submit(expect, record.spec)
+        progress(f"start TD {record.name}")
+        lifecycle.start(record.name, progress=progress)
+        progress("wait for the guest; predict MRTD and RTMR0..3 from the files that boot")
+        lifecycle.wait_ready(record.name, READY_TIMEOUT)
+        progress("TDREPORT, event log and quote over a fresh nonce")
+        evidence = Evidence.from_guest(_caller(record.name), secrets.token_bytes(REPORT_DATA_SIZE))
+        return evidence, prediction.result() if prediction else request.expected  # type: ignore[return-value]
+
+
+def _caller(name: str) -> Callable[..., Any]:
+    return lambda method, params: lifecycle.call_guest(name, method, params)
+
+
+def _save(directory: Path, evidence: Evidence, collateral: dict[str, str], root: bytes) -> dict[str, Path]:
+    import json
+
+    from cryptography.hazmat.primitives.serialization import Encoding
+    from cryptography.x509 import load_der_x509_certificate
+
+    private_directory(directory)
+    files = evidence.save(directory)
+    for kind, name, data in (
+        ("collateral", "collateral.json", json.dumps(collateral, indent=1).encode()),
+        ("root", "root.pem", load_der_x509_certificate(root).public_bytes(Encoding.PEM)),
+    ):
+        write_atomic(directory / name, data)
+        files[kind] = directory / name
+    return files
+
+
+def _td_members(record: TdRecord, request: Request) -> dict[str, Any]:
+    spec, run_ = record.spec, record.run
+    return {
+        "name": record.name,
+        "state": record.state.value if request.keep else "deleted",
+        "vcpus": spec.vcpus,
+        "memory": spec.memory,
+        "image": str(spec.image),
+        "kernel": str(spec.kernel),
+        "initrd": str(spec.initrd),
+        "cmdline": spec.cmdline,
+        "accelerator": run_.accelerator,
+        "ssh_port": run_.ssh_port,
+    }
+
+
+def _platform_line(platform: Platform) -> str:
+    if platform.kind is PlatformKind.SOFTWARE:
+        return f"platform: software ({platform.name}); it stands in for the silicon and protects nothing"
+    return "platform: TDX hardware of this host"

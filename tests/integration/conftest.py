@@ -1,0 +1,70 @@
+"""What the tests on whole TDs share: one home with the guest image, and one TD that stays up for all who only look.
+
+The home is kept between runs (``TDXSTACK_TEST_HOME``, by default ``build/test-home`` in the checkout), so that the
+image is built once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+QUICKSTART_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Tdxctl:
+    """The command, run as a person runs it, in a home."""
+
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "TDXSTACK_HOME": str(self.home), "NO_COLOR": "1"}
+
+    def __call__(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tdxstack.cli", *words],
+            env=self.environment,
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def ok(self, *words: str, timeout: float = 120) -> str:
+        done = self(*words, timeout=timeout)
+        assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return done.stdout
+
+    def json(self, *words: str, timeout: float = 120) -> Any:
+        return json.loads(self.ok(*words, "--json", timeout=timeout))
+
+
+@pytest.fixture(scope="session")
+def tdxctl() -> Iterator[Tdxctl]:
+    """``tdxctl`` in the tests' home; TDs that a test leaves behind are ended."""
+    home = Path(os.environ.get("TDXSTACK_TEST_HOME", PROJECT / "build" / "test-home"))
+    home.mkdir(parents=True, exist_ok=True)
+    command = Tdxctl(home)
+    yield command
+    for record in json.loads(command("td", "list", "--json").stdout or '{"tds": []}')["tds"]:
+        with contextlib.suppress(subprocess.SubprocessError):
+            command("td", "delete", record["name"], "--yes")
+
+
+@pytest.fixture(scope="session")
+def quickstart(tdxctl: Tdxctl) -> Any:
+    """The document of one quickstart whose TD stays up (``td.name``)."""
+    return tdxctl.json("quickstart", "--keep", timeout=QUICKSTART_SECONDS)

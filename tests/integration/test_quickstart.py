@@ -1,0 +1,177 @@
+"""The main job on a real boot: from image and firmware to an accepted quote, and every way it must not be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.conftest import Tdxctl
+
+pytestmark = pytest.mark.integration
+CLIENTS = Path(__file__).parent / "clients"
+
+
+def test_document(quickstart: Any) -> None:
+    assert quickstart["schema"] == "tdxstack/quickstart/v1"
+    assert quickstart["platform"] == "software"
+    assert quickstart["verdict"] == "accepted"
+    assert quickstart["reasons"] == []
+    firmware = quickstart["firmware"]
+    assert hashlib.sha256(Path(firmware["path"]).read_bytes()).hexdigest() == firmware["sha256"]
+    assert quickstart["mrtd"]["expected"] == quickstart["mrtd"]["quoted"]
+    assert len(quickstart["rtmr"]) == 4
+    for register in quickstart["rtmr"]:
+        assert register["expected"] == register["replayed"] == register["quoted"]
+    assert len({register["quoted"] for register in quickstart["rtmr"]}) == 4
+    assert quickstart["rtmr"][3]["quoted"] == "00" * 48
+    assert quickstart["verification"]["status"] == "UpToDate"
+    assert quickstart["verification"]["software"] is True
+    assert {"quote", "collateral", "root", "ccel", "report"} <= set(quickstart["files"])
+
+
+def test_third_party_verifier_accepts_quote_and_collateral(quickstart: Any) -> None:
+    import dcap_qvl  # type: ignore[import-untyped]
+
+    quote = Path(quickstart["files"]["quote"]).read_bytes()
+    collateral = dcap_qvl.QuoteCollateralV3.from_json(Path(quickstart["files"]["collateral"]).read_text())
+    from cryptography.hazmat.primitives.serialization import Encoding
+    from cryptography.x509 import load_pem_x509_certificate
+
+    root = load_pem_x509_certificate(Path(quickstart["files"]["root"]).read_bytes()).public_bytes(Encoding.DER)
+    result = dcap_qvl.verify_with_root_ca(quote, collateral, root, int(time.time()))
+    assert result.status == "UpToDate"
+    with pytest.raises(ValueError):
+        dcap_qvl.verify(quote, collateral, int(time.time()))
+
+
+def test_kept_files_verify_with_the_named_root_alone(tdxctl: Tdxctl, quickstart: Any) -> None:
+    files = quickstart["files"]
+    words = ("quote", "verify", files["quote"], "--collateral", files["collateral"], "--json")
+    accepted = tdxctl(*words, "--trust-root", files["root"])
+    assert accepted.returncode == 0, accepted.stderr
+    assert json.loads(accepted.stdout)["authentic"] is True
+    refused = tdxctl(*words)
+    assert refused.returncode == 3
+    assert json.loads(refused.stdout)["authentic"] is False
+
+
+def test_show_reads_what_was_kept(tdxctl: Tdxctl, quickstart: Any) -> None:
+    files = quickstart["files"]
+    assert tdxctl.json("quote", "show", files["quote"])["schema"] == "tdxstack/quote/v1"
+    assert tdxctl.json("report", "show", files["report"])["schema"].startswith("tdxstack/")
+    log = tdxctl.json("eventlog", "show", files["ccel"])
+    assert log["schema"] == "tdxstack/eventlog/v1"
+    replayed = tdxctl.json("eventlog", "replay", files["ccel"], "--quote", files["quote"])
+    assert replayed["matches"] == [True] * 4
+
+
+def test_guest_verbs_from_the_host(tdxctl: Tdxctl, quickstart: Any, tmp_path: Path) -> None:
+    name = quickstart["td"]["name"]
+    out = tmp_path / "quote.bin"
+    tdxctl.ok("guest", "quote", "--td", name, "--report-data", "ab" * 64, "--out", str(out))
+    shown = tdxctl.json("quote", "show", str(out))
+    assert "ab" * 64 in json.dumps(shown)
+    registers = tdxctl.json("guest", "rtmr", "read", "--td", name)
+    assert [registers["rtmr"][0]] == [quickstart["rtmr"][0]["quoted"]]
+
+
+def _run_in_guest(tdxctl: Tdxctl, name: str, client: Path, *outputs: str) -> subprocess.CompletedProcess[str]:
+    copied = f"/root/{client.name}"
+    with client.open("rb") as source:
+        done = subprocess.run(
+            ["python3", "-m", "tdxstack.cli", "td", "ssh", name, "--", f"cat > {copied} && chmod 755 {copied}"],
+            stdin=source,
+            env=tdxctl.environment,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    return tdxctl("td", "ssh", name, "--", copied, *outputs)
+
+
+@pytest.mark.parametrize("client", ["tsm_quote.sh", "ccel.sh", "measurements.sh", "tdx_report.c"])
+def test_unmodified_clients(tdxctl: Tdxctl, quickstart: Any, tmp_path: Path, client: str) -> None:
+    source = CLIENTS / client
+    if source.suffix == ".c":
+        binary = tmp_path / source.stem
+        subprocess.run(["gcc", "-static", "-O1", "-Wall", "-o", str(binary), str(source)], check=True)
+        source = binary
+    outputs = ["/root/table", "/root/data"] if client == "ccel.sh" else ["/root/out"]
+    done = _run_in_guest(tdxctl, quickstart["td"]["name"], source, *outputs)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def expected(tdxctl: Tdxctl, quickstart: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prediction of the good boot, kept as a document, as a verifier would keep it."""
+    document = tdxctl.ok("measure", "predict", "--td", quickstart["td"]["name"], "--json")
+    path = tmp_path_factory.mktemp("expected") / "expected.json"
+    path.write_text(document)
+    return path
+
+
+def _changed(tdxctl: Tdxctl, quickstart: Any, what: str, folder: Path) -> list[str]:
+    td = quickstart["td"]
+    changed = folder / what
+    if what == "command line":
+        return ["--append", "extra"]
+    if what == "initrd":
+        changed.write_bytes(Path(td["initrd"]).read_bytes() + bytes(512))
+        return ["--initrd", str(changed)]
+    if what == "kernel":
+        kernel = bytearray(Path(td["kernel"]).read_bytes())
+        kernel[-1] ^= 1
+        changed.write_bytes(kernel)
+        return ["--kernel", str(changed)]
+    firmware = bytearray(Path(quickstart["firmware"]["path"]).read_bytes())
+    at = firmware.index(b"\xff" * 64, 0x90000)
+    firmware[at] = 0xFE
+    changed.write_bytes(firmware)
+    return ["--firmware", str(changed)]
+
+
+@pytest.mark.parametrize(
+    ("what", "register"), [("command line", "RTMR2"), ("initrd", "RTMR2"), ("kernel", "RTMR1"), ("firmware", "MRTD")]
+)
+def test_a_changed_boot_is_rejected_and_named(
+    tdxctl: Tdxctl, quickstart: Any, expected: Path, what: str, register: str, tmp_path: Path
+) -> None:
+    options = _changed(tdxctl, quickstart, what, tmp_path)
+    done = tdxctl("quickstart", "--expect", str(expected), *options, "--json", timeout=300)
+    assert done.returncode == 3, done.stderr
+    document = json.loads(done.stdout)
+    assert document["verdict"] == "rejected"
+    reasons = [reason for reason in document["reasons"] if reason.startswith(register)]
+    assert reasons, document["reasons"]
+    assert what in reasons[0]
+    assert document["verification"]["authentic"] is True
+
+
+def test_four_tds_at_once(tdxctl: Tdxctl, quickstart: Any) -> None:
+    td = quickstart["td"]
+    names = [f"four-{number}" for number in range(4)]
+    try:
+        for name in names:
+            tdxctl.ok(
+                "td", "create", name, "--image", td["image"], "--kernel", td["kernel"], "--initrd", td["initrd"],
+                "--cmdline", f"{td['cmdline']} tdxstack.number={name}", "--memory", "768M",
+                "--firmware", quickstart["firmware"]["path"],
+            )  # fmt: skip
+            tdxctl.ok("td", "start", name)
+        for name in names:
+            tdxctl.ok("td", "wait", name, "--for", "agent", timeout=400)
+        registers = [tuple(tdxctl.json("guest", "rtmr", "read", "--td", name)["rtmr"]) for name in names]
+        assert len({values[2] for values in registers}) == 4, "each has its own command line in RTMR2"
+        assert len({values[1] for values in registers}) == 1, "all have the same kernel in RTMR1"
+        listed = {td["name"]: td for td in tdxctl.json("td", "list")["tds"]}
+        assert len({listed[name]["ssh_port"] for name in names}) == 4
+    finally:
+        for name in names:
+            tdxctl("td", "delete", name, "--yes")
