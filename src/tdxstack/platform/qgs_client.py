@@ -15,6 +15,15 @@ Address = Path | tuple[str, int]
 TIMEOUT_SECONDS = 25.0
 
 
+class QgsRefused(SystemFault):
+    """A QGS that answered with an error; ``error_code`` is the protocol's."""
+
+    def __init__(self, address: Address, what: str, error_code: int) -> None:
+        hint = "the QGS's own log says why; a report is only quoted on the platform that made it"
+        super().__init__(f"the QGS at {_spoken(address)} refused {what}: error 0x{error_code:x}", hint=hint)
+        self.error_code = error_code
+
+
 async def exchange(address: Address, message: bytes, *, seconds: float = TIMEOUT_SECONDS) -> bytes:
     """Send one message to a QGS; return its answer (both without stream length).
 
@@ -45,7 +54,8 @@ async def get_quote(address: Address, report: bytes) -> bytes:
     """A quote of a TDREPORT.
 
     Raises:
-        SystemFault: nobody listens, or the QGS says no.
+        QgsRefused: the QGS says no.
+        SystemFault: nobody listens.
         WireError: the answer is not one.
     """
     answer = qgs.parse(await exchange(address, qgs.GetQuoteRequest(report).to_bytes()))
@@ -59,7 +69,8 @@ async def platform_info(address: Address) -> qgs.GetPlatformInfoResponse:
     """SVNs and ids of a QGS's platform.
 
     Raises:
-        SystemFault: nobody listens, or the QGS says no.
+        QgsRefused: the QGS says no.
+        SystemFault: nobody listens.
         WireError: the answer is not one.
     """
     answer = qgs.parse(await exchange(address, qgs.GetPlatformInfoRequest().to_bytes(), seconds=5.0))
@@ -71,7 +82,7 @@ async def platform_info(address: Address) -> qgs.GetPlatformInfoResponse:
 
 def _check(error_code: int, address: Address, what: str) -> None:
     if error_code:
-        raise SystemFault(f"the QGS at {_spoken(address)} refused {what}: error 0x{error_code:x}")
+        raise QgsRefused(address, what, error_code)
 
 
 async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tdxstack.errors import SystemFault, TdxStackError, WireError
 from tdxstack.platform import qgs_client
+from tdxstack.platform.qgs_client import QgsRefused
 from tdxstack.platform.software.status import ModuleError, Operand, Status
 from tdxstack.platform.software.td import TrustDomain
 from tdxstack.wire import channel, qgs
@@ -101,12 +102,12 @@ class Leaves:
         message = buffer[_QUOTE_HEADER.size : _QUOTE_HEADER.size + in_length]
         try:
             answer = await self._ask_qgs(message)
+        except (QgsRefused, WireError) as error:
+            log.warning("GetQuote: %s", error)
+            return _quote_buffer(buffer, GET_QUOTE_ERROR)
         except SystemFault as error:
             log.warning("GetQuote: %s", error)
             return _quote_buffer(buffer, GET_QUOTE_UNAVAILABLE)
-        except WireError as error:
-            log.warning("GetQuote: %s", error)
-            return _quote_buffer(buffer, GET_QUOTE_ERROR)
         if len(answer) > room:
             log.warning("GetQuote: %d bytes of answer for a buffer of %d", len(answer), room)
             return _quote_buffer(buffer, GET_QUOTE_ERROR)
