@@ -24,6 +24,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "start-qemu": ("start_qemu", "launch one machine with the options of the white paper's script"),
     "platform": ("platform", "software TDX platforms, and this machine's hardware"),
     "qgs": ("qgs", "serve and ask Quote Generation Services"),
+    "firmware": ("firmware", "firmware files: inspect, secure boot keys, variables"),
     "measure": ("measure", "MRTD and RTMRs: computed and predicted"),
     "eventlog": ("eventlog", "show, replay, compare and explain event logs"),
     "report": ("report", "show TDREPORTs"),

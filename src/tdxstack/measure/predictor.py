@@ -30,7 +30,7 @@ from tdxstack.measure.mrtd import mrtd
 from tdxstack.measure.pcr import PcrBank, boot_aggregate_template
 from tdxstack.measure.prediction import PredictedEvent, Prediction, PredictionInputs
 from tdxstack.measure.rtmr import COUNT, fold
-from tdxstack.measure.secure_boot import secure_boot_variables
+from tdxstack.measure.secure_boot import authority_of, is_on, secure_boot_variables
 from tdxstack.measure.smbios import measured_smbios
 from tdxstack.wire.efi.variable import firmware_file_path, load_option
 from tdxstack.wire.pe import authenticode
@@ -103,7 +103,7 @@ def predict(inputs: PredictionInputs) -> Prediction:
         _firmware_start(trace, inputs, facts, profile)
         if profile.acpi:
             _acpi(trace, inputs)
-        _kernel(trace, inputs, profile)
+        _kernel(trace, inputs, facts, profile)
         _ready_to_boot(trace, inputs, facts, profile)
         _efi_stub(trace, inputs, profile)
     elif inputs.kernel is not None:
@@ -184,7 +184,7 @@ def _acpi(trace: _Trace, inputs: PredictionInputs) -> None:
         trace.add(1, kind, content, f"ACPI {name}", f"fw_cfg file {name}, from {inputs.blobs.source}")
 
 
-def _kernel(trace: _Trace, inputs: PredictionInputs, profile: FirmwareProfile) -> None:
+def _kernel(trace: _Trace, inputs: PredictionInputs, facts: FirmwareFacts, profile: FirmwareProfile) -> None:
     kernel = inputs.kernel or b""
     raw = _both(trace, kernel)
     offered = inputs.blobs is None or inputs.blobs.get("etc/boot/kernel") is not None
@@ -203,8 +203,21 @@ def _kernel(trace: _Trace, inputs: PredictionInputs, profile: FirmwareProfile) -
     else:
         both, why = _both(trace, patched), "Authenticode digest of the kernel with the setup header that QEMU writes"
         alternatives = (("the kernel as given, unpatched: QEMU 10.0 or newer", raw[0]),)
+    if is_on(inputs.firmware, inputs.variables, capable=facts.secure_boot):
+        _authority(trace, inputs, kernel if both == raw else patched)
     kind = EventType.EV_EFI_BOOT_SERVICES_APPLICATION
     trace.add_digests(4, kind, both, "kernel", why, alternatives=alternatives)
+
+
+def _authority(trace: _Trace, inputs: PredictionInputs, image: bytes) -> None:
+    authority = authority_of(image, inputs.firmware, inputs.variables)
+    why = "the db entry that vouches for the kernel's signature"
+    if image != inputs.kernel:
+        authority, why = None, "unknown because QEMU patches the kernel, whose signature then does not hold"
+    elif authority is None:
+        why = "unknown because no certificate in db is the kernel's signer: the firmware refuses it"
+    measured = None if authority is None else authority.to_bytes()
+    trace.add(7, EventType.EV_EFI_VARIABLE_AUTHORITY, measured, "authority", why)
 
 
 def _both(trace: _Trace, image: bytes) -> tuple[bytes, bytes | None]:

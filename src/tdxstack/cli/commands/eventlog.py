@@ -13,7 +13,6 @@ from tdxstack.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from tdxstack.measure.logs import LoadedLog
 
-LIVE_LOG = "/sys/firmware/acpi/tables/data/CCEL"
 MAX_LOG = 64 << 20
 LOG_HELP = "CCEL data, a TPM's log, or dstack's JSON; - is stdin (default: this guest's CCEL)"
 
@@ -27,7 +26,10 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     output.add_json(show)
     show.add_argument("--yaml", action="store_true", help="print the same document as YAML")
     replay = _verb(
-        verbs, "replay", run_replay, "the registers that the log leads to; exit 3 if they are not the quote's"
+        verbs,
+        "replay",
+        run_replay,
+        "the registers that the log leads to; exit 3 if they are not the quote's, report's or guest's",
     )
     replay.add_argument("log", nargs="?", metavar="LOG", help=LOG_HELP)
     replay.add_argument("--td", metavar="NAME", help="take the log of a running TD, and compare with its registers")
@@ -56,17 +58,16 @@ def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser
     return parser
 
 
-def read_log(path: str | None) -> bytes:
+def read_log(path: str) -> bytes:
     """The log's bytes. Raises UsageError."""
     if path == "-":
         return sys.stdin.buffer.read(MAX_LOG)
-    file = Path(path or LIVE_LOG)
+    file = Path(path)
     try:
         with file.open("rb") as stream:
             return stream.read(MAX_LOG)
     except OSError as error:
-        hint = None if path else "give LOG: a copy of CCEL data from a TD; or run this inside a TD as root"
-        raise UsageError(f"{file}: {error.strerror}", hint=hint) from None
+        raise UsageError(f"{file}: {error.strerror}") from None
 
 
 def _load(args: argparse.Namespace) -> LoadedLog:
@@ -76,6 +77,10 @@ def _load(args: argparse.Namespace) -> LoadedLog:
         if args.log is not None:
             raise UsageError("give LOG or --td NAME, not both")
         return load(_log_of_td(args.td))
+    if args.log is None:
+        from tdxstack.platform import linux_guest
+
+        return load(linux_guest.event_log().data)
     return load(read_log(args.log))
 
 
@@ -154,6 +159,10 @@ def _quoted(args: argparse.Namespace) -> tuple[bytes, ...] | None:
         values = registers(args.td)
         if all(f"rtmr{number}" in values for number in range(4)):
             return tuple(bytes.fromhex(values[f"rtmr{number}"]) for number in range(4))
+    elif args.log is None:
+        from tdxstack.platform import linux_guest
+
+        return linux_guest.registers().rtmrs
     return None
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import struct
 from uuid import UUID
 
 import pytest
@@ -9,17 +8,12 @@ from hypothesis import strategies as st
 
 from tdxstack.errors import WireError
 from tdxstack.wire.efi.variable import GLOBAL_VARIABLE, VariableData, load_option, load_option_description
-from tdxstack.wire.efi.varstore import AUTHENTICATED_STORE, NV_DATA_VOLUME, Variable, VariableStore
-
-STORE_SIZE = 0x4000 - 72
+from tdxstack.wire.efi.varstore import Variable, VariableStore
+from varstore_file import blank_store
 
 
 def blank_firmware() -> bytes:
-    header = bytearray(72)
-    header[16:32] = NV_DATA_VOLUME.bytes_le
-    struct.pack_into("<Q4sIH", header, 32, 0x4000, b"_FVH", 0, 72)
-    store = struct.pack("<16sIBBHI", AUTHENTICATED_STORE.bytes_le, STORE_SIZE, 0x5A, 0xFE, 0, 0)
-    return bytes(100) + bytes(header) + store + b"\xff" * (STORE_SIZE - len(store)) + b"code" * 10
+    return bytes(100) + blank_store(0x4000) + b"code" * 10
 
 
 VARIABLES = st.builds(

@@ -1,0 +1,286 @@
+"""``tdxctl firmware``: what a firmware file holds; secure boot keys and variables in it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from tdxstack.cli import output
+from tdxstack.errors import ExitCode, UsageError, WireError
+
+if TYPE_CHECKING:
+    from tdxstack.wire.efi.varstore import Variable
+
+MAX_FIRMWARE = 256 << 20
+SHOWN_SIGNATURES = 8
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    """Declare the verbs."""
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    show = _verb(verbs, "show", run_show, "what a firmware file holds: version, sections, variables, keys")
+    show.add_argument("firmware", metavar="FILE", help="single-file OVMF, or split VARS")
+    output.add_json(show)
+    keys = _verb(verbs, "keys", None, "secure boot keys")
+    key_verbs = keys.add_subparsers(dest="key_verb", metavar="VERB", required=True)
+    new = _verb(
+        key_verbs, "new", run_keys_new, "make PK, KEK and db: self-signed certificates and private keys (0600)"
+    )
+    new.add_argument("folder", metavar="DIR", type=Path, help="directory to make them in")
+    new.add_argument("--owner", default="tdxstack", metavar="NAME", help="name in the certificates' subjects")
+    output.add_json(new)
+    _add_enroll(verbs)
+    _add_set_var(verbs)
+
+
+def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=text, formatter_class=output.help_formatter()
+    )
+    if run is not None:
+        parser.set_defaults(run=run)
+    return parser
+
+
+def _add_enroll(verbs: Any) -> None:
+    enroll = _verb(
+        verbs, "enroll", run_enroll, "write secure boot keys into a firmware file; same inputs, same bytes"
+    )
+    enroll.add_argument("firmware", metavar="FILE", help="single-file OVMF, or split VARS")
+    enroll.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="file to write")
+    enroll.add_argument(
+        "--keys", metavar="DIR", type=Path, help="PK.pem, KEK.pem and db.pem (tdxctl firmware keys new)"
+    )
+    enroll.add_argument("--pk", metavar="CERT", type=Path, help="platform key, PEM or DER")
+    for option, text in (("--kek", "key exchange key"), ("--db", "certificate that may sign images")):
+        enroll.add_argument(
+            option, metavar="CERT", type=Path, action="append", default=[], help=f"{text}, PEM or DER"
+        )
+    enroll.add_argument(
+        "--dbx", metavar="WHAT", action="append", default=[], help="forbidden: a certificate, or an image's SHA-256"
+    )
+    _add_writing(enroll)
+
+
+def _add_set_var(verbs: Any) -> None:
+    variable = _verb(verbs, "set-var", run_set_var, "set or delete a UEFI variable in a firmware file")
+    variable.add_argument("firmware", metavar="FILE", help="single-file OVMF, or split VARS")
+    variable.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="file to write")
+    variable.add_argument("--name", required=True, metavar="NAME", help="the variable's name")
+    variable.add_argument("--guid", required=True, metavar="GUID", type=UUID, help="the variable's vendor GUID")
+    value = variable.add_mutually_exclusive_group(required=True)
+    value.add_argument("--data", metavar="FILE", type=Path, help="file with the value")
+    value.add_argument("--text", metavar="TEXT", help="the value as text (UTF-8, no NUL)")
+    value.add_argument("--hex", metavar="HEX", help="the value in hexadecimal")
+    value.add_argument("--delete", action="store_true", help="delete the variable")
+    variable.add_argument(
+        "--attributes", metavar="N", type=lambda text: int(text, 0), default=7, help="EFI_VARIABLE_* (default: 7)"
+    )
+    _add_writing(variable)
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what would change and write nothing")
+    output.add_json(parser)
+
+
+def _read(path: str) -> bytes:
+    from tdxstack.cli.evidence import read_bytes
+
+    return read_bytes(path, "firmware", limit=MAX_FIRMWARE)
+
+
+def run_show(args: argparse.Namespace) -> ExitCode:
+    """``firmware show``."""
+    import hashlib
+
+    from tdxstack.measure.firmware import inspect
+    from tdxstack.wire.efi.varstore import VariableStore
+    from tdxstack.wire.tdvf import TdvfMetadata
+
+    firmware = _read(args.firmware)
+    facts = inspect(firmware)
+    try:
+        variables = VariableStore.from_bytes(firmware).variables
+    except WireError:
+        variables = ()
+    try:
+        sections = [section.name for section in TdvfMetadata.from_bytes(firmware).sections]
+    except WireError:
+        sections = []
+    body = output.document(
+        "firmware",
+        {
+            "sha256": hashlib.sha256(firmware).hexdigest(),
+            "vendor": facts.vendor,
+            "version": facts.version,
+            "release_date": facts.release_date,
+            "acts_like": facts.release,
+            "tdvf": bool(sections),
+            "sections": sections,
+            "measures_boot": facts.measures_td,
+            "measures_into_tpm": facts.measures_tpm,
+            "secure_boot_capable": facts.secure_boot,
+            "variables": [_variable(one) for one in variables],
+        },
+    )
+    output.emit(args, body, lambda: _shown(body))
+    return ExitCode.DONE
+
+
+def _variable(one: Variable) -> dict[str, Any]:
+    members: dict[str, Any] = {
+        "name": one.name,
+        "guid": str(one.guid),
+        "attributes": one.attributes,
+        "size": len(one.value),
+    }
+    if one.name in ("PK", "KEK", "db", "dbx"):
+        members["signatures"] = _signatures(one.value)
+    return members
+
+
+def _signatures(value: bytes) -> list[str]:
+    from tdxstack.firmware.keys import subject
+    from tdxstack.wire.efi.signatures import CERT_X509, read_lists
+
+    try:
+        lists = read_lists(value)
+    except WireError as error:
+        return [f"damaged: {error.reason}"]
+    return [
+        subject(one.data) if group.type == CERT_X509 else one.data.hex()
+        for group in lists
+        for one in group.signatures
+    ]
+
+
+def _shown(body: dict[str, Any]) -> str:
+    yes = {True: "yes", False: "no"}
+    lines = [
+        f"sha256        {body['sha256']}",
+        f"version       {body['version'] or '?'} of {body['release_date'] or '?'}, {body['vendor'] or '?'}",
+        f"TDVF          {yes[body['tdvf']]} ({', '.join(body['sections']) or 'no TDX metadata'})",
+        f"measures      into RTMRs: {yes[body['measures_boot']]}; into a TPM: {yes[body['measures_into_tpm']]}",
+        f"secure boot   {'can be enforced' if body['secure_boot_capable'] else 'not built in'}",
+    ]
+    for variable in body["variables"]:
+        lines.append(f"variable      {variable['name']} ({variable['guid']}), {variable['size']} bytes")
+        signatures = variable.get("signatures", [])
+        lines += [f"                {text}" for text in signatures[:SHOWN_SIGNATURES]]
+        if len(signatures) > SHOWN_SIGNATURES:
+            lines.append(f"                and {len(signatures) - SHOWN_SIGNATURES} more (--json has all)")
+    return "\n".join(lines)
+
+
+def run_keys_new(args: argparse.Namespace) -> ExitCode:
+    """``firmware keys new``."""
+    import datetime
+
+    from tdxstack.firmware.keys import new_keys
+
+    made = new_keys(args.folder, args.owner, now=datetime.datetime.now(datetime.UTC))
+    body = output.document(
+        "firmware-keys",
+        {"keys": [{"role": one.role, "certificate": str(one.certificate), "key": str(one.key)} for one in made]},
+    )
+    output.emit(args, body, lambda: "\n".join(f"{one.role:4} {one.certificate}  {one.key}" for one in made))
+    return ExitCode.DONE
+
+
+def run_enroll(args: argparse.Namespace) -> ExitCode:
+    """``firmware enroll``."""
+    from tdxstack.firmware.enroll import SecureBootKeys, enroll
+    from tdxstack.firmware.keys import read_certificate
+
+    folder = args.keys
+    pk = args.pk or (folder / "PK.pem" if folder else None)
+    if pk is None:
+        raise UsageError("no platform key", hint="give --keys DIR, or --pk, --kek and --db")
+    kek = [*args.kek, *([folder / "KEK.pem"] if folder and not args.kek else [])]
+    db = [*args.db, *([folder / "db.pem"] if folder and not args.db else [])]
+    certificates, forbidden = _forbidden(args.dbx)
+    keys = SecureBootKeys(
+        read_certificate(pk),
+        tuple(map(read_certificate, kek)),
+        tuple(map(read_certificate, db)),
+        certificates,
+        forbidden,
+    )
+    firmware = _read(args.firmware)
+    return _write(args, firmware, enroll(firmware, keys))
+
+
+def _forbidden(words: list[str]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    from tdxstack.firmware.keys import read_certificate
+
+    certificates: list[bytes] = []
+    digests: list[bytes] = []
+    for word in words:
+        if len(word) == 64 and not Path(word).exists():
+            try:
+                digests.append(bytes.fromhex(word))
+                continue
+            except ValueError:
+                pass
+        certificates.append(read_certificate(Path(word)))
+    return tuple(certificates), tuple(digests)
+
+
+def run_set_var(args: argparse.Namespace) -> ExitCode:
+    """``firmware set-var``."""
+    from tdxstack.firmware.enroll import with_variables, without_variable
+    from tdxstack.wire.efi.varstore import Variable
+
+    firmware = _read(args.firmware)
+    if args.delete:
+        return _write(args, firmware, without_variable(firmware, args.name, args.guid))
+    value = _value(args)
+    changed = with_variables(firmware, [Variable(args.name, args.guid, value, args.attributes)])
+    return _write(args, firmware, changed)
+
+
+def _value(args: argparse.Namespace) -> bytes:
+    if args.text is not None:
+        return str(args.text).encode()
+    if args.hex is not None:
+        try:
+            return bytes.fromhex(args.hex)
+        except ValueError:
+            raise UsageError(f"--hex {args.hex}: not hexadecimal") from None
+    try:
+        return bytes(args.data.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{args.data}: {error.strerror}") from None
+
+
+def _write(args: argparse.Namespace, before: bytes, after: bytes) -> ExitCode:
+    import hashlib
+
+    from tdxstack.firmware.effect import effect
+    from tdxstack.measure.firmware import inspect
+    from tdxstack.system.files import write_atomic
+
+    result = effect(before, after)
+    if not args.dry_run:
+        write_atomic(args.output, after)
+    warnings = []
+    if not inspect(after).secure_boot and args.verb == "enroll":
+        warnings.append("secure boot is not built into this file: if it is no split VARS file, nothing is enforced")
+    body = output.document(
+        "firmware-change",
+        {
+            "file": None if args.dry_run else str(args.output),
+            "sha256": hashlib.sha256(after).hexdigest(),
+            "mrtd_unchanged": result.mrtd_before == result.mrtd_after,
+            "rtmr0_events": [
+                {"event": name, "before": old.hex() if old else None, "after": new.hex() if new else None}
+                for name, old, new in result.changed
+            ],
+            "warnings": warnings,
+        },
+    )
+    output.emit(args, body, lambda: "\n".join([*result.lines, *(f"warning: {text}" for text in warnings)]))
+    return ExitCode.DONE

@@ -1,0 +1,1 @@
+"""TDVF files: what they hold, secure boot keys and variables in them, and what a change does to the registers."""

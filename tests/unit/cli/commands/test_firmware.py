@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firmware_file import GENERIC_4M, firmware_file
+from tdxstack.cli.main import main
+from tdxstack.cli.paper import run_ovmfkeyenroll
+from varstore_file import with_store
+
+GUID = "0d9b4a60-e0bf-4a66-b9b1-db1b98f87770"
+
+
+@pytest.fixture
+def firmware(tmp_path: Path) -> Path:
+    path = tmp_path / "OVMF.fd"
+    path.write_bytes(with_store(firmware_file(GENERIC_4M)))
+    return path
+
+
+@pytest.fixture
+def keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    assert main(["firmware", "keys", "new", str(tmp_path / "keys"), "--json"]) == 0
+    assert [one["role"] for one in document(capsys)["keys"]] == ["PK", "KEK", "db"]
+    return tmp_path / "keys"
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return body
+
+
+def test_enroll_and_show(firmware: Path, keys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "new.fd"
+    argv = ["firmware", "enroll", str(firmware), "-o", str(target), "--keys", str(keys), "--dbx", "ab" * 32]
+    assert main([*argv, "--dry-run", "--json"]) == 0
+    assert document(capsys)["file"] is None
+    assert not target.exists()
+    assert main([*argv, "--json"]) == 0
+    body = document(capsys)
+    assert body["schema"] == "tdxstack/firmware-change/v1"
+    assert body["mrtd_unchanged"] is True
+    assert "variable db" in [one["event"] for one in body["rtmr0_events"]]
+    assert body["warnings"]
+    assert main(["firmware", "show", str(target), "--json"]) == 0
+    body = document(capsys)
+    assert body["schema"] == "tdxstack/firmware/v1"
+    variables = {one["name"]: one for one in body["variables"]}
+    assert variables["PK"]["signatures"] == ["CN=tdxstack PK"]
+    assert variables["dbx"]["signatures"] == ["ab" * 32]
+    assert main(["firmware", "show", str(target)]) == 0
+    assert "CN=tdxstack db" in capsys.readouterr().out
+
+
+def test_set_var(firmware: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "new.fd"
+    common = ["firmware", "set-var", str(firmware), "-o", str(target), "--name", "KBSURL", "--guid", GUID]
+    assert main([*common, "--text", "https://kbs:8080", "--json"]) == 0
+    assert document(capsys)["rtmr0_events"][0]["event"] == "configuration volume"
+    assert b"https://kbs:8080" in target.read_bytes()
+    assert main([*common[:2], str(target), *common[3:], "--delete", "--json"]) == 0
+    assert target.read_bytes() == firmware.read_bytes()
+    assert main([*common, "--hex", "zz"]) == 2
+
+
+def test_enroll_without_keys(firmware: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["firmware", "enroll", str(firmware), "-o", str(tmp_path / "x")]) == 2
+    assert "--keys DIR" in capsys.readouterr().err
+
+
+def test_ovmfkeyenroll_as_the_paper_has_it(
+    firmware: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["-fd", str(firmware)]
+    for option, role in (("-pk", "PK"), ("-kek", "KEK"), ("-db", "db")):
+        argv += [option, GUID, str(keys / f"{role}.pem")]
+    assert run_ovmfkeyenroll(argv) == 0
+    first = (tmp_path / "OVMF.sb.fd").read_bytes()
+    assert "MRTD unchanged" in capsys.readouterr().out
+    assert run_ovmfkeyenroll(argv) == 0
+    assert (tmp_path / "OVMF.sb.fd").read_bytes() == first
+    assert run_ovmfkeyenroll([*argv[:2], "-pk", "no-guid", *argv[4:]]) == 2
+    assert run_ovmfkeyenroll(["-fd", str(firmware)]) == 2
+    assert run_ovmfkeyenroll(["-fd", "/nonexistent", *argv[2:]]) == 2
