@@ -92,6 +92,11 @@ def _add_errors(app: FastAPI) -> None:
         names = sorted({str(one["loc"][-1]) for one in error.errors()})
         return _text(Status.INVALID_REQUEST, f"{MEANINGS[Status.INVALID_REQUEST]} Look at: {', '.join(names)}."[:500])
 
+    @app.exception_handler(405)
+    async def other_method(request: Request, _: Exception) -> Response:
+        methods = sorted(method.upper() for method in app.openapi()["paths"].get(request.url.path, {}))
+        return PlainTextResponse("Method not allowed.\n", status_code=405, headers={"Allow": ", ".join(methods)})
+
     @app.exception_handler(TdxStackError)
     async def failed(request: Request, error: TdxStackError) -> Response:
         log.error("%s %s: %s", request.method, request.url.path, error.message)
