@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import output
+from tdxstack.cli.commands import pccs_register
 from tdxstack.errors import ExitCode, ProgramMissing, UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     _add_config(status)
     output.add_json(status)
     status.set_defaults(run=run_status)
+    pccs_register.add_verbs(verbs)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
