@@ -26,8 +26,10 @@ from tdxstack.services.pccs.store import Store
 
 log = logging.getLogger("tdxstack.pccs")
 
-#: For so many seconds upstream is not asked again for what it did not give.
-ABSENT_SECONDS = 60
+#: For so many seconds upstream is not asked again for what it does not have, and for what it failed to give.
+ABSENT_SECONDS, FAILED_SECONDS = 60, 10
+#: How often strangers' requests may go upstream: so many at once, and so many a second in the long run.
+BURST, PER_SECOND = 200, 10
 _REMEMBERED = 4096
 _LOCKS = 64
 
@@ -54,6 +56,8 @@ class Upstream:
         self._metrics = metrics
         self._absent: OrderedDict[str, tuple[float, Refusal]] = OrderedDict()
         self._lock = threading.Lock()
+        self._allowance = float(BURST)
+        self._counted = time.monotonic()
 
     @property
     def source(self) -> Source:
@@ -77,21 +81,38 @@ class Upstream:
         self._metrics.add("pccs_upstream_requests_total", result="fetched")
         return found
 
-    def ask_once(self, what: str, fetch: Callable[[Source], T]) -> T:
-        """The same, but a refusal is remembered for a while: strangers' requests must not become a flood upstream."""
+    def ask_for_stranger(self, what: str, fetch: Callable[[Source], T]) -> T:
+        """The same for requests without a token, which must not become a flood upstream.
+
+        A refusal is remembered for a while, and there is a limit to all of them together (429).
+        """
         with self._lock:
             known = self._absent.get(what)
+            if known is None or time.monotonic() >= known[0]:
+                self._count()
         if known is not None and time.monotonic() < known[0]:
             raise Refusal(known[1].status)
         try:
             return self.ask(what, fetch)
         except Refusal as refusal:
-            with self._lock:
-                self._absent[what] = (time.monotonic() + ABSENT_SECONDS, refusal)
-                self._absent.move_to_end(what)
-                while len(self._absent) > _REMEMBERED:
-                    self._absent.popitem(last=False)
+            self._remember(what, refusal)
             raise
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        self._allowance = min(BURST, self._allowance + (now - self._counted) * PER_SECOND)
+        self._counted = now
+        if self._allowance < 1:
+            raise Refusal(Status.TOO_MANY_REQUESTS)
+        self._allowance -= 1
+
+    def _remember(self, what: str, refusal: Refusal) -> None:
+        seconds = ABSENT_SECONDS if refusal.status is Status.NO_CACHE_DATA else FAILED_SECONDS
+        with self._lock:
+            self._absent[what] = (time.monotonic() + seconds, refusal)
+            self._absent.move_to_end(what)
+            while len(self._absent) > _REMEMBERED:
+                self._absent.popitem(last=False)
 
     def forget(self) -> None:
         """Ask for everything again."""
@@ -165,9 +186,9 @@ class Collateral:
                     raise
         return found
 
-    def fetch(self, kind: Kind, name: str, evaluation: str = "", *, once: bool = False) -> Document:
+    def fetch(self, kind: Kind, name: str, evaluation: str = "", *, stranger: bool = False) -> Document:
         """A document as upstream has it now; not kept yet. Raises Refusal."""
-        ask = self.upstream.ask_once if once else self.upstream.ask
+        ask = self.upstream.ask_for_stranger if stranger else self.upstream.ask
         return ask(f"{kind} {name} {evaluation}".strip(), lambda source: self._from(source, kind, name, evaluation))
 
     def _from(self, source: Source, kind: Kind, name: str, evaluation: str) -> Document:
@@ -222,7 +243,7 @@ class Collateral:
     def _renew(self, kept: Document | None, kind: Kind, name: str, evaluation: str) -> Document:
         """Fetch and keep; if that fails, what has expired is better than nothing: its date says so itself."""
         try:
-            found = self.fetch(kind, name, evaluation, once=True)
+            found = self.fetch(kind, name, evaluation, stranger=True)
         except Refusal:
             if kept is not None:
                 return kept

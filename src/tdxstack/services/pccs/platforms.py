@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable
 
 from tdxstack.dcap.tcb_info import TcbInfo
@@ -76,7 +77,7 @@ class Platforms:
         if not enc_ppid.strip("0"):
             raise Refusal(Status.NO_CACHE_DATA, "The encrypted PPID is all zeros.")
         registration = Registration(qe_id, pce_id, raw.cpu_svn, raw.pce_svn, enc_ppid)
-        record, documents = self._fetch(registration, [raw])
+        record, documents = self._fetch(registration, [raw], stranger=True)
         self._store.put_platforms([record], documents)
         return self._answer(record, raw)
 
@@ -170,13 +171,17 @@ class Platforms:
                 failed.append(f"platform {one.qe_id}: {refusal}")
         return failed
 
-    def _fetch(self, registration: Registration, raws: list[RawTcb]) -> tuple[PlatformRecord, list[Document]]:
+    def _fetch(
+        self, registration: Registration, raws: list[RawTcb], *, stranger: bool = False
+    ) -> tuple[PlatformRecord, list[Document]]:
         """All that upstream has of a platform; the raw TCBs that are known, and ``raws``, get their certificates."""
         identity = PlatformIdentity(registration.pce_id, registration.enc_ppid, registration.platform_manifest)
         if not identity.manifest and not identity.enc_ppid:
             raise Refusal(Status.INVALID_REQUEST)
         upstream = self._collateral.upstream
-        found = upstream.ask("PCK certificates", lambda source: source.pck_certificates(identity))
+        ask = upstream.ask_for_stranger if stranger else upstream.ask
+        what = f"PCK certificates of {hashlib.sha256(repr(identity).encode()).hexdigest()}"
+        found = ask(what, lambda source: source.pck_certificates(identity))
         self._admit(found)
         documents = self._tcb_infos(found.fmspc)
         info = parse_tcb_info(documents[0].body)

@@ -32,6 +32,7 @@ _READING = (
     Status.INVALID_REQUEST,
     Status.NO_CACHE_DATA,
     Status.PCS_V3_GONE,
+    Status.TOO_MANY_REQUESTS,
     Status.PCS_ACCESS_FAILURE,
     Status.UNAVAILABLE,
 )

@@ -10,6 +10,7 @@ import pytest
 
 from fake_intel import FMSPC, NOW, pki
 from tdxstack.pcs.source import Enclave, SignedDocument, Tee
+from tdxstack.services.pccs.caching import BURST
 
 from .conftest import Api
 
@@ -141,6 +142,15 @@ def test_what_upstream_lacks_is_404_and_what_it_cannot_give_502(api: Api) -> Non
     assert len(api.intel.asked) == asked, "strangers' requests must not become a flood upstream"
     api.intel.down = True
     assert api.get(f"{TDX}/qe/identity").status_code == 502
+
+
+def test_strangers_cannot_make_a_flood_upstream(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tdxstack.services.pccs.caching.PER_SECOND", 0)
+    statuses = [api.get(f"{TDX}/tcb", fmspc=f"{number:012X}").status_code for number in range(BURST + 5)]
+    assert statuses == [404] * BURST + [429] * 5
+    assert len(api.intel.asked) == BURST
+    query = {"qeid": "A", "cpusvn": "0" * 32, "pcesvn": "0000", "pceid": "0000", "encrypted_ppid": "A" * 768}
+    assert api.get(f"{SGX}/pckcert", **query).status_code == 429
 
 
 @pytest.mark.parametrize("mode", ["REQ", "OFFLINE"])
