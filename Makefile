@@ -23,13 +23,15 @@ quickstart: setup ## bare machine to attested TD
 	$(BIN)/tdxctl quickstart $(ARGS)
 
 test: setup ## lint is separate; this runs every test
+	./scripts/setup-os.sh --tests
 	$(BIN)/pytest tests/unit -n auto
 	$(BIN)/pytest tests/integration -m "not slow"
 
 unit: venv ## unit tests only
 	$(BIN)/pytest tests/unit -n auto
 
-integration: setup ## tests that boot TDs
+integration: setup ## tests that boot TDs and start services
+	./scripts/setup-os.sh --tests
 	$(BIN)/pytest tests/integration -m "not slow"
 
 lint: venv ## ruff, mypy, pyright, import contracts
@@ -43,6 +45,7 @@ docs: venv ## build the documentation into docs/_build
 	$(BIN)/sphinx-build -W -b html docs docs/_build
 
 bench: setup ## benchmarks; figures are printed
+	./scripts/setup-os.sh --tests
 	$(BIN)/python -m benchmarks
 
 lock: ## write requirements.lock anew from pyproject.toml

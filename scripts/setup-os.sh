@@ -1,6 +1,8 @@
 #!/bin/sh
 # Install the operating system's packages that tdxstack and its tests need.
 #
+# With --tests: PostgreSQL and wrk too, which only tests and benchmarks use.
+#
 # Safe to run again: it looks first, and does nothing when nothing is missing. Needs root, or sudo.
 # Debian 12 (QEMU 10 from bookworm-backports), Debian 13 and Ubuntu.
 #
@@ -9,6 +11,9 @@ set -eu
 
 PACKAGES="python3-venv ca-certificates swtpm swtpm-tools tpm2-tools mmdebstrap debian-archive-keyring uidmap
 openssh-client mtools gcc libc6-dev util-linux mount iproute2 dpkg"
+TEST_PACKAGES="postgresql wrk"
+ARGUMENTS=${1:-}
+[ "$ARGUMENTS" != --tests ] || PACKAGES="$PACKAGES $TEST_PACKAGES"
 QEMU_PACKAGES="qemu-system-x86 qemu-utils"
 QEMU_WANTED=10
 BACKPORTS_LIST=/etc/apt/sources.list.d/tdxstack-backports.list
@@ -44,7 +49,8 @@ become_root() { # run this script again as root, unless we are
     command -v sudo >/dev/null 2>&1 ||
         fail "missing packages: $1" "run as root: $0 (or install sudo)"
     say "installing packages needs root: sudo may ask for your password"
-    exec sudo TDXSTACK_LOCK_TIMEOUT="${TDXSTACK_LOCK_TIMEOUT:-}" "$0"
+    # shellcheck disable=SC2086
+    exec sudo TDXSTACK_LOCK_TIMEOUT="${TDXSTACK_LOCK_TIMEOUT:-}" "$0" $ARGUMENTS
 }
 
 apt() { # apt-get, quiet; its talk goes to $log as well

@@ -31,9 +31,11 @@ class Machine:
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
 
-    def run(self) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         env = {"PATH": f"{self.folder}:{os.environ['PATH']}", "TRACE": str(self.folder / "trace")}
-        return subprocess.run(["sh", str(SCRIPT)], capture_output=True, text=True, env=env, timeout=30, check=False)
+        return subprocess.run(
+            ["sh", str(SCRIPT), *arguments], capture_output=True, text=True, env=env, timeout=30, check=False
+        )
 
     @property
     def asked_apt(self) -> bool:
@@ -48,6 +50,13 @@ def machine(tmp_path: Path) -> Machine:
 def test_nothing_missing_does_nothing(machine: Machine) -> None:
     done = machine.run()
     assert (done.returncode, done.stderr, machine.asked_apt) == (0, "", False)
+
+
+def test_what_only_tests_need_is_asked_for_with_tests_alone(machine: Machine) -> None:
+    assert machine.run().returncode == 0
+    assert not machine.asked_apt
+    machine.run("--tests")
+    assert machine.asked_apt
 
 
 def test_old_qemu_is_not_enough(machine: Machine) -> None:
