@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup venv quickstart test unit integration lint docs bench lock clean
+.PHONY: help setup venv quickstart test unit integration lint docs bench fuzz lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,10 @@ docs: venv ## build the documentation into docs/_build
 bench: setup ## benchmarks; figures are printed
 	./scripts/setup-os.sh --tests
 	$(BIN)/python -m benchmarks
+
+fuzz: venv ## fuzz one target with atheris: make fuzz TARGET=quote SECONDS=600
+	$(VENV)/bin/uv pip install --quiet "atheris>=3"
+	PYTHONPATH=src:tests $(BIN)/python -m fuzz.run $(or $(TARGET),quote) $(or $(SECONDS),600)
 
 lock: ## write requirements.lock anew from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra services --group dev --group docs pyproject.toml -o requirements.lock

@@ -106,9 +106,14 @@ def hexadecimal(text: str) -> bytes:
         raise argparse.ArgumentTypeError(f"{text!r} is not hexadecimal") from None
 
 
+def now() -> int:
+    """Unix seconds by this machine's clock."""
+    return int(time.time())
+
+
 def moment(args: argparse.Namespace) -> int:
     """``--at``, or now."""
-    return int(time.time()) if args.at is None else int(args.at)
+    return now() if args.at is None else int(args.at)
 
 
 def add_time(parser: argparse.ArgumentParser) -> None:

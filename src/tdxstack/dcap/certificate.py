@@ -45,6 +45,20 @@ _REQUIRED_EXTENSIONS = frozenset(
 _CRL_EXTENSIONS = frozenset({ExtensionOID.CRL_NUMBER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER})
 
 
+#: What ``cryptography`` raises for what it cannot parse; there is no common base.
+_PARSE_FAULTS = (
+    ValueError,
+    TypeError,
+    IndexError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    x509.AttributeNotFound,
+)
+
+
 class CertificateFault(ValueError):
     """Not a certificate or CRL that can be read; says why."""
 
@@ -124,7 +138,7 @@ class Certificate:
             self.not_after = int(parsed.not_valid_after_utc.timestamp())
             extensions = {extension.oid: extension.value for extension in parsed.extensions}
             self._slice(der)
-        except (ValueError, TypeError, IndexError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        except _PARSE_FAULTS as error:
             raise CertificateFault(str(error) or type(error).__name__) from None
         if not extensions.keys() >= _REQUIRED_EXTENSIONS:
             missing = ", ".join(sorted(oid.dotted_string for oid in _REQUIRED_EXTENSIONS - extensions.keys()))
@@ -153,7 +167,7 @@ class Certificate:
         """The P-256 key, or None if it is another kind of key."""
         try:
             key = self._parsed.public_key()
-        except (ValueError, UnsupportedAlgorithm):
+        except _PARSE_FAULTS:
             return None
         return key if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1) else None
 
@@ -224,7 +238,7 @@ class RevocationList:
             next_update = parsed.next_update_utc
             extensions = {extension.oid: extension.value for extension in parsed.extensions}
             self._slice(der)
-        except (ValueError, TypeError, IndexError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        except _PARSE_FAULTS as error:
             raise CertificateFault(str(error) or type(error).__name__) from None
         if next_update is None:
             raise CertificateFault("no nextUpdate")

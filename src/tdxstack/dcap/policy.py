@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -226,6 +226,18 @@ class Policy:
         sections = {section: _section(section, kind, rest.get(section, {})) for section, kind in _SECTIONS.items()}
         return cls(name=name, **sections)
 
+    def to_toml(self) -> str:
+        """A TOML file with the settings that are not the default."""
+        lines = []
+        for section, values in self.to_members(defaults=False).items():
+            if isinstance(values, dict):
+                lines += ["", f"[{section}]"]
+                # Lists of texts, numbers, true and false are written in TOML as in JSON.
+                lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+            else:
+                lines.append(f"{section} = {json.dumps(values)}")
+        return "\n".join(lines) + "\n"
+
     def to_members(self, *, defaults: bool = True) -> dict[str, Any]:
         """The parsed form, with all settings or only those that are not the default."""
         document: dict[str, Any] = {"schema": SCHEMA_NAME, "name": self.name}
@@ -239,6 +251,13 @@ class Policy:
             if values:
                 document[section] = values
         return document
+
+
+def pinned(name: str, mr_td: str, rtmrs: Sequence[str | None]) -> Policy:
+    """The strict policy with measurements in hexadecimal: MRTD, and the RTMRs that are known. Raises UsageError."""
+    td: dict[str, Any] = {"mr_tds": [mr_td]}
+    td |= {f"rtmr{index}": [value] for index, value in enumerate(rtmrs[:4]) if value is not None}
+    return Policy.from_members({"name": name, "td": td})
 
 
 def schema() -> dict[str, Any]:

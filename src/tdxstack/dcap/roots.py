@@ -33,7 +33,7 @@ def parse_roots(roots: Iterable[str | bytes]) -> tuple[Certificate, ...]:
     certificates: list[Certificate] = []
     for root in roots:
         if root == INTEL:
-            certificates.append(_root(INTEL_ROOT_DER))
+            certificates.append(certificate_of(INTEL_ROOT_DER))  # pinned: a test checks that it signs itself
             continue
         data = root.encode() if isinstance(root, str) else bytes(root)
         ders = split_pem(data) if b"-----BEGIN" in data else [data]

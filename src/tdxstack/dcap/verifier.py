@@ -74,6 +74,11 @@ class Verifier:
         with VerifierPool(self, workers) as pool:
             return list(pool.verify(quotes, now=now))
 
+    def forget(self) -> None:
+        """Forget every platform seen so far; what is known of the collateral stays."""
+        self._platforms.clear()
+        self._chains.clear()
+
     def judge(self, raw: bytes, now: int) -> tuple[Judgement, Quote | None]:
         """What :meth:`verify` is made of: the judgement, and the quote if it could be read."""
         try:

@@ -50,7 +50,10 @@ def recertified(quote: bytes, kind: int, data: bytes) -> bytes:
 
 
 def test_intel_root_is_the_published_key() -> None:
-    key = Certificate(INTEL_ROOT_DER).key
+    root = Certificate(INTEL_ROOT_DER)
+    assert root.self_issued
+    assert root.signed_by(root)
+    key = root.key
     assert key is not None
     assert f"{key.public_numbers().x:064x}".startswith("0ba9c4c0")
     assert f"{key.public_numbers().y:064x}".endswith("ae7394")

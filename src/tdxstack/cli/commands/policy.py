@@ -7,7 +7,7 @@ import json
 from dataclasses import fields
 
 from tdxstack.cli import evidence, output
-from tdxstack.errors import ExitCode
+from tdxstack.errors import ExitCode, UsageError
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,12 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     explain.add_argument("policy", metavar="FILE", nargs="?", help="the policy; default: the strict one")
     output.add_json(explain)
     explain.set_defaults(run=run_explain)
+    pin = verbs.add_parser("from-prediction", help="the strict policy with the registers that were predicted")
+    pin.add_argument("prediction", metavar="FILE", help="what 'tdxctl measure predict --json' printed, or -")
+    pin.set_defaults(run=run_from_prediction)
+    from_td = verbs.add_parser("from-td", help="the strict policy with the registers that a TD is expected to have")
+    from_td.add_argument("td", metavar="NAME", help="the TD")
+    from_td.set_defaults(run=run_from_td)
     schema = verbs.add_parser("schema", help="print the JSON Schema of a policy file")
     schema.set_defaults(run=run_schema)
 
@@ -69,6 +75,36 @@ def run_explain(args: argparse.Namespace) -> ExitCode:
         return "\n".join(lines)
 
     output.emit(args, output.document("policy-explanation", {"name": policy.name, "settings": settings}), text)
+    return ExitCode.DONE
+
+
+def run_from_prediction(args: argparse.Namespace) -> ExitCode:
+    """``policy from-prediction``."""
+    from tdxstack.dcap.policy import pinned
+    from tdxstack.measure.export import prediction_from_members
+
+    try:
+        members = json.loads(evidence.read_bytes(args.prediction, "prediction"))
+    except (ValueError, RecursionError):
+        raise UsageError(f"{args.prediction}: not JSON", hint="tdxctl measure predict --json") from None
+    prediction = prediction_from_members(members)
+    rtmrs = [None if value is None else value.hex() for value in prediction.rtmr]
+    output.raw(pinned("from-prediction", prediction.mrtd.hex(), rtmrs).to_toml().encode())
+    return ExitCode.DONE
+
+
+def run_from_td(args: argparse.Namespace) -> ExitCode:
+    """``policy from-td``: predicted from the TD's files, not asked of the TD."""
+    from tdxstack.dcap.policy import pinned
+    from tdxstack.vm.expect import expect
+    from tdxstack.vm.record import observe
+
+    prediction = expect(observe(args.td).spec)
+    rtmrs = [None if value is None else value.hex() for value in prediction.rtmr]
+    for index, value in enumerate(rtmrs):
+        if value is None:
+            output.say(f"RTMR{index} is not in the policy: {prediction.reasons[index]}")
+    output.raw(pinned(args.td, prediction.mrtd.hex(), rtmrs).to_toml().encode())
     return ExitCode.DONE
 
 

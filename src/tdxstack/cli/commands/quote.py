@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import evidence, output
-from tdxstack.errors import CollateralError, ExitCode
+from tdxstack.errors import CollateralError, ExitCode, UsageError
 from tdxstack.wire.quote import (
     CertificationData,
     CertificationType,
@@ -40,6 +40,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     verify.add_argument(
         "--report-data", metavar="HEX", type=evidence.hexadecimal, help="what the quote has to carry as report data"
     )
+    verify.add_argument("--ear", metavar="FILE", help="write the result as an EAR token (JWT, ES384) to FILE")
+    verify.add_argument("--ear-key", metavar="FILE", help="the token's signing key: P-384, PEM")
+    verify.add_argument("--nonce", metavar="TEXT", help="the relying party's nonce, for the token")
     output.add_json(verify)
     verify.set_defaults(run=run_verify)
     explain = verbs.add_parser("explain", help="why a TCB is what it is, and what mends it")
@@ -72,8 +75,23 @@ def run_verify(args: argparse.Namespace) -> ExitCode:
         body |= {"accepted": False, "authentic": False}
         if _absent(fault) and verification.judgement.fault_offset is None:
             body["status"] = QvlStatus.MISSING_PARAMETERS.value
+    if args.ear:
+        _write_token(args, appraisal)
     output.emit(args, body, lambda: _verdict_text(body))
     return exit_code(appraisal, fault)
+
+
+def _write_token(args: argparse.Namespace, appraisal: Appraisal) -> None:
+    from pathlib import Path
+
+    from tdxstack.dcap import ear
+    from tdxstack.system.files import write_atomic
+
+    if not args.ear_key:
+        raise UsageError("--ear needs --ear-key", hint="openssl ecparam -name secp384r1 -genkey -noout -out key.pem")
+    key = ear.load_key(evidence.read_bytes(args.ear_key, "token key"))
+    token = ear.sign(ear.claims(appraisal, issued_at=evidence.now(), nonce=args.nonce), key)
+    write_atomic(Path(args.ear), token.encode() + b"\n")
 
 
 def run_explain(args: argparse.Namespace) -> ExitCode:

@@ -225,6 +225,23 @@ def test_policy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert (status, body["hint"]) == (2, "did you mean allow_debug?")
 
 
+def test_policy_from_prediction(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prediction = tmp_path / "prediction.json"
+    members = {"profile": "p", "mrtd": "aa" * 48, "rtmr": ["bb" * 48, None, "cc" * 48, None]}
+    reasons = [None, "boot order", None, "run time"]
+    prediction.write_text(
+        json.dumps({"schema": "tdxstack/prediction/v1", **members, "reasons": reasons, "events": []})
+    )
+    assert main(["policy", "from-prediction", str(prediction)]) == 0
+    policy = tmp_path / "policy.toml"
+    policy.write_text(capsys.readouterr().out)
+    status, body = run(capsys, "policy", "check", policy)
+    assert status == 0
+    assert body["policy"]["td"] == {"mr_tds": ["aa" * 48], "rtmr0": ["bb" * 48], "rtmr2": ["cc" * 48]}
+    prediction.write_text("{")
+    assert main(["policy", "from-prediction", str(prediction)]) == 2
+
+
 @pytest.mark.parametrize("name", ["dcapqvl-tdx-v4", "zkdcap-v4", "dcapqvl-tdx-v5-outdated", "dcapqvl-sgx-v3"])
 def test_text_for_people(capsys: pytest.CaptureFixture[str], real: Path, name: str) -> None:
     folder = real.parent / name

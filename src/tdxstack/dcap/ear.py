@@ -1,0 +1,199 @@
+"""Entity Attestation Results: what appraisal found, as AR4SI claims in a signed token.
+
+draft-ietf-rats-ar4si (trustworthiness vector), draft-ietf-rats-ear (the token), RFC 7519 and 7515 (JWT, JWS),
+RFC 7518 section 3.4 (ES384: ECDSA on P-384 with SHA-384), RFC 7638 (the key's thumbprint as ``kid``).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from tdxstack.dcap.appraisal import Appraisal
+from tdxstack.dcap.document import policy_members, quote_members, supplemental_members
+from tdxstack.dcap.status import EXPIRED, QvlStatus, TcbStatus
+from tdxstack.errors import UsageError
+from tdxstack.wire.sgx_report import SgxReportBody
+from tdxstack.wire.tdreport import TdAttributes
+
+PROFILE = "tag:github.com,2023:veraison/ear"
+DEVELOPER = "tdxstack"
+#: Bytes of each half of an ES384 signature.
+_COORDINATE = 48
+
+_TD_RULES = ("td.mr_tds", "td.rtmr0", "td.rtmr1", "td.rtmr2", "td.rtmr3")
+_CODE_RULES = (*_TD_RULES, "enclave.mr_enclaves", "enclave.mr_signers")
+_CONFIGURATION_RULES = ("td.allow", "td.require", "td.attributes", "td.xfam", "td.check")
+_INSTANCE_RULES = ("platform.instance_ids", "platform.ppids")
+_VALID_TCB = (TcbStatus.UP_TO_DATE, TcbStatus.SW_HARDENING_NEEDED)
+
+
+class Tier(IntEnum):
+    """Tiers of trustworthiness claims, by their smallest value; the token says the worst one by name."""
+
+    NONE = 0
+    AFFIRMING = 2
+    WARNING = 32
+    CONTRAINDICATED = 96
+
+    @classmethod
+    def of(cls, claim: int) -> Tier:
+        """Tier of a claim's value."""
+        if claim == 99:
+            return cls.CONTRAINDICATED
+        return next(tier for tier in reversed(cls) if abs(claim) >= tier or tier is cls.NONE)
+
+
+# Values of AR4SI, section 2.3.
+CRYPTOGRAPHIC_FAILURE = 99
+RECOGNIZED_INSTANCE, UNRECOGNIZED_INSTANCE = 2, 97
+SAFE_CONFIGURATION, UNSAFE_CONFIGURATION, UNSUPPORTABLE_CONFIGURATION = 3, 32, 96
+APPROVED_RUNTIME, APPROVED_BOOT, UNRECOGNIZED_RUNTIME = 2, 3, 33
+GENUINE_HARDWARE, UNSAFE_HARDWARE, CONTRAINDICATED_HARDWARE = 2, 32, 96
+ENCRYPTED_RUNTIME, ISOLATED_RUNTIME, VISIBLE_RUNTIME = 2, 32, 96
+
+
+def trustworthiness_vector(appraisal: Appraisal) -> dict[str, int]:
+    """The claims that the evidence and the policy give cause to make.
+
+    A software platform encrypts nothing: its hardware and runtime are at best a warning.
+    """
+    verification = appraisal.verification
+    failed = {rule.name for rule in appraisal.failed}
+    rules = {rule.name for rule in appraisal.rules}
+    if not _signatures_hold(appraisal):
+        return {"hardware": CRYPTOGRAPHIC_FAILURE}
+    vector = {"hardware": _hardware(appraisal), "configuration": _configuration(appraisal, failed)}
+    if rules & set(_INSTANCE_RULES):
+        vector["instance-identity"] = UNRECOGNIZED_INSTANCE if failed & set(_INSTANCE_RULES) else RECOGNIZED_INSTANCE
+    if rules & set(_CODE_RULES):
+        whole = set(_TD_RULES[:4]) <= rules or "enclave.mr_enclaves" in rules
+        approved = APPROVED_RUNTIME if whole else APPROVED_BOOT
+        vector["executables"] = UNRECOGNIZED_RUNTIME if failed & set(_CODE_RULES) else approved
+    isolated = ISOLATED_RUNTIME if verification.software else ENCRYPTED_RUNTIME
+    vector["runtime-opaque"] = VISIBLE_RUNTIME if _debug(appraisal) else isolated
+    return vector
+
+
+def _signatures_hold(appraisal: Appraisal) -> bool:
+    verification = appraisal.verification
+    three = all(status is QvlStatus.OK or status in EXPIRED for status in verification.qvl[:3])
+    return three and (verification.verdict is not None or verification.qvl.quote is QvlStatus.TCB_NOT_SUPPORTED)
+
+
+def _hardware(appraisal: Appraisal) -> int:
+    verification = appraisal.verification
+    if not verification.authentic:
+        return CONTRAINDICATED_HARDWARE
+    valid = verification.launch_status in _VALID_TCB and not verification.expired and not verification.software
+    return GENUINE_HARDWARE if valid else UNSAFE_HARDWARE
+
+
+def _configuration(appraisal: Appraisal, failed: set[str]) -> int:
+    if _debug(appraisal):
+        return UNSUPPORTABLE_CONFIGURATION
+    status = appraisal.verification.launch_status
+    unsafe = any(name.startswith(_CONFIGURATION_RULES) for name in failed)
+    return UNSAFE_CONFIGURATION if unsafe or (status and status.needs_configuration) else SAFE_CONFIGURATION
+
+
+def _debug(appraisal: Appraisal) -> bool:
+    quote = appraisal.verification.quote
+    if quote is None:
+        return False
+    body = quote.body
+    return body.debug if isinstance(body, SgxReportBody) else bool(body.td_attributes & TdAttributes.DEBUG)
+
+
+def claims(appraisal: Appraisal, *, issued_at: int, lifetime: int = 300, nonce: str | None = None) -> dict[str, Any]:
+    """The token's claims; ``issued_at`` in Unix seconds, ``lifetime`` in seconds, ``nonce`` the relying party's.
+
+    Evidence that the policy rejects is ``contraindicated``, whatever the vector says.
+    """
+    verification = appraisal.verification
+    vector = trustworthiness_vector(appraisal)
+    worst = max((Tier.of(claim) for claim in vector.values()), default=Tier.NONE)
+    tier = worst if appraisal.accepted else Tier.CONTRAINDICATED
+    submodule = {
+        "ear.status": tier.name.lower(),
+        "ear.trustworthiness-vector": vector,
+        "ear.appraisal-policy-id": policy_id(appraisal),
+        "ear.veraison.annotated-evidence": {
+            "quote": quote_members(verification),
+            "supplemental": supplemental_members(verification),
+            "status": verification.status,
+            "qvl": {name: str(status) for name, status in verification.qvl._asdict().items()},
+            "launch_status": verification.launch_status,
+            "current_status": verification.current_status,
+            "advisories": list(verification.advisories),
+            "software": verification.software,
+        },
+        "ear.veraison.policy-claims": policy_members(appraisal),
+    }
+    body: dict[str, Any] = {
+        "eat_profile": PROFILE,
+        "iat": issued_at,
+        "exp": issued_at + lifetime,
+        "ear.verifier-id": {"developer": DEVELOPER, "build": "tdxctl"},
+        "submods": {"cpu0": submodule},
+    }
+    if nonce is not None:
+        body["eat_nonce"] = nonce
+    return body
+
+
+def policy_id(appraisal: Appraisal) -> str:
+    """Names the policy by its name and the hash of all its settings."""
+    members = json.dumps(appraisal.policy.to_members(), sort_keys=True, separators=(",", ":"))
+    return f"{appraisal.policy.name}:sha256:{hashlib.sha256(members.encode()).hexdigest()}"
+
+
+def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """A signing key: an unencrypted P-384 private key in PEM. Raises UsageError."""
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UsageError(f"token key: {error}", hint=_KEY_HINT) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise UsageError("token key: not a P-384 key", hint=_KEY_HINT)
+    return key
+
+
+_KEY_HINT = "openssl ecparam -name secp384r1 -genkey -noout -out key.pem"
+
+
+def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
+    """The public key as a JWK, with its thumbprint as ``kid``: what a relying party verifies tokens with."""
+    numbers = key.public_numbers()
+    jwk = {"crv": "P-384", "kty": "EC", "x": _number(numbers.x), "y": _number(numbers.y)}
+    thumbprint = hashlib.sha256(json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode()).digest()
+    return {**jwk, "alg": "ES384", "use": "sig", "kid": _base64url(thumbprint)}
+
+
+def sign(body: Mapping[str, Any], key: ec.EllipticCurvePrivateKey) -> str:
+    """The claims as a JWT in compact form, signed with ES384."""
+    header = {"alg": "ES384", "typ": "JWT", "kid": public_jwk(key.public_key())["kid"]}
+    signed = f"{_json(header)}.{_json(body)}"
+    r, s = utils.decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(hashes.SHA384())))
+    return f"{signed}.{_base64url(r.to_bytes(_COORDINATE, 'big') + s.to_bytes(_COORDINATE, 'big'))}"
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return _base64url(json.dumps(value, separators=(",", ":")).encode())
+
+
+def _number(value: int) -> str:
+    return _base64url(value.to_bytes(_COORDINATE, "big"))
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,0 +1,116 @@
+"""What is fuzzed: each target takes bytes and lets only undeclared errors through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from tdxstack.dcap import Collateral, Verification, Verifier
+from tdxstack.dcap.appraisal import appraise
+from tdxstack.dcap.certificate import Certificate, CertificateFault, RevocationList
+from tdxstack.dcap.chain import Chain
+from tdxstack.dcap.document import explanation_members, verification_members
+from tdxstack.dcap.enclave_identity import EnclaveIdentity
+from tdxstack.dcap.explain import explain
+from tdxstack.dcap.policy import Policy
+from tdxstack.dcap.signed_json import DocumentFault, signed_body
+from tdxstack.dcap.status import VerifyFault
+from tdxstack.dcap.tcb_info import TcbInfo
+from tdxstack.errors import CollateralError, UsageError, WireError
+from tdxstack.wire.tdreport import TdReport
+
+CORPUS = Path(__file__).parent / "corpus"
+#: When the corpus was made, in Unix seconds: its collateral is valid then.
+NOW = int((CORPUS / "now").read_text()) if (CORPUS / "now").exists() else 0
+
+
+@cache
+def _quote() -> bytes:
+    return (CORPUS / "quote" / "v5").read_bytes()
+
+
+@cache
+def _verifier() -> Verifier:
+    collateral = Collateral.from_json((CORPUS / "collateral" / "whole").read_text())
+    return Verifier(collateral, [(CORPUS / "certificate" / "root").read_bytes()])
+
+
+def _use(verification: Verification) -> None:
+    """Everything that is made of a verification."""
+    json.dumps(verification_members(appraise(verification, Policy())))
+    json.dumps(explanation_members(explain(verification)))
+
+
+def quote(data: bytes) -> None:
+    """Quotes, judged by good collateral."""
+    verification = _verifier().verify(data, now=NOW)
+    _use(verification)
+    if verification.authentic:
+        good = _verifier().verify(_quote(), now=NOW).quote
+        assert verification.quote is not None
+        assert good is not None
+        assert verification.quote.signature.attestation_key == good.signature.attestation_key
+
+
+def collateral(data: bytes) -> None:
+    """Collateral as one JSON document, by which a good quote is judged."""
+    text = data.decode("utf-8", "replace")
+    try:
+        given = Collateral.from_json(text)
+    except CollateralError:
+        given = Collateral.salvage(text)
+    _use(Verifier(given, [(CORPUS / "certificate" / "root").read_bytes()]).verify(_quote(), now=NOW))
+
+
+def certificate(data: bytes) -> None:
+    """Certificates in DER, with the SGX extension."""
+    with suppress(CertificateFault):
+        _ = Certificate(data).sgx
+
+
+def chain(data: bytes) -> None:
+    """Chains in PEM."""
+    try:
+        parsed = Chain(data)
+    except VerifyFault:
+        return
+    _ = (parsed.intermediate, parsed.topmost)
+
+
+def crl(data: bytes) -> None:
+    """CRLs: DER, and the same bytes as text."""
+    with suppress(CertificateFault):
+        RevocationList(data)
+    with suppress(CertificateFault):
+        RevocationList.from_text(data.decode("latin-1"))
+
+
+def documents(data: bytes) -> None:
+    """TCB info, enclave identity, and responses of the provisioning service."""
+    text = data.decode("utf-8", "surrogateescape")
+    for read in (TcbInfo.from_json, EnclaveIdentity.from_json, lambda body: signed_body(body, "tcbInfo")):
+        with suppress(DocumentFault):
+            read(text)
+
+
+def tdreport(data: bytes) -> None:
+    """TDREPORTs."""
+    try:
+        report = TdReport.from_bytes(data)
+    except WireError:
+        return
+    assert report.to_bytes() == data
+
+
+def policy(data: bytes) -> None:
+    """Policy files."""
+    with suppress(UsageError):
+        Policy.from_text(data.decode("utf-8", "replace"))
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target for target in (quote, collateral, certificate, chain, crl, documents, tdreport, policy)
+}
