@@ -5,8 +5,9 @@
 
 What is asked: warm collateral at least 2.0 times dcap-qvl's rate, cold at least 0.8 times, ``verify_many`` on two
 cores at least 1.8 times one, memory flat. "cold" parses and checks the collateral anew each time; certificates that
-were seen before stay parsed, and their issuer's signature checked, as in any process that fetches collateral again. "cold, nothing kept" forgets them
-too. "warm, another platform" is a PCK chain and a quoting enclave not seen before, against known collateral.
+were seen before stay parsed, and their issuer's signature checked, as in any process that fetches collateral again.
+"cold, nothing kept" forgets those too. "warm, another platform" is a PCK chain and a quoting enclave not seen before,
+against known collateral.
 """
 
 from __future__ import annotations
