@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,7 @@ from tdxstack.system import files
 SCHEMA = "tdxstack/platform/v1"
 STATE_FILE = "platform.json"
 REPORT_KEY_SIZE = 32
+_LOCK_ATTEMPTS, _LOCK_PAUSE = 5, 0.02
 _IDENTITIES = {"root": "root", "platform_ca": "platform-ca", "pck": "pck", "tcb_signing": "tcb-signing"}
 
 
@@ -218,8 +220,17 @@ class Store:
         Raises:
             LockHeld: a TD of this name uses it already.
         """
-        folder = files.private_directory(self.directory / "in-use")
-        with files.locked(folder / td, wait=False, hint=f"tdxctl td stop {td}"):
+        mark = files.private_directory(self.directory / "in-use") / td
+        with ExitStack() as held:
+            # users() takes the lock for a moment, to see whether it is free.
+            for attempt in range(_LOCK_ATTEMPTS):
+                try:
+                    held.enter_context(files.locked(mark, wait=False, hint=f"tdxctl td stop {td}"))
+                    break
+                except LockHeld:
+                    if attempt == _LOCK_ATTEMPTS - 1:
+                        raise
+                    time.sleep(_LOCK_PAUSE)
             yield
 
     def users(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import stat
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tdxstack.platform.software.collateral import LIFETIME, Collateral
 from tdxstack.platform.software.platform import SoftwarePlatform
 from tdxstack.platform.software.sgx_extension import SGX_EXTENSION_OID
 from tdxstack.platform.software.tcb import FMSPC, ModuleVersion, PlatformTcb, TcbReference
-from tdxstack.system import paths
+from tdxstack.system import files, paths
 
 
 def test_create_open_list_delete() -> None:
@@ -85,6 +86,23 @@ def test_in_use(platform: SoftwarePlatform) -> None:
             pass
     assert platform.describe()["tds"] == []
     platform.delete()
+
+
+def test_a_look_at_the_users_does_not_stop_a_start(platform: SoftwarePlatform) -> None:
+    mark = files.private_directory(platform.directory / "in-use") / "demo"
+    holds, enough = threading.Event(), threading.Event()
+
+    def look() -> None:
+        with files.locked(mark):
+            holds.set()
+            enough.wait(0.03)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    holds.wait()
+    with platform.used_by("demo"):
+        pass
+    looking.join()
 
 
 def test_collateral_windows(platform: SoftwarePlatform) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -21,6 +22,10 @@ from tdxstack.wire.tcg import Algorithm
 from tdxstack.wire.tpm2 import Extend
 
 OK = struct.pack(">HII", 0x8001, 10, 0)
+
+needs_swtpm = pytest.mark.skipif(
+    not (shutil.which("swtpm") and shutil.which("swtpm_setup")), reason="swtpm is not installed"
+)
 
 
 def u32(*values: int) -> bytes:
@@ -286,6 +291,7 @@ def test_qemu_does_not_wait_for_a_tap_that_failed(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@needs_swtpm
 @pytest.mark.processes
 def test_real_swtpm(tmp_path: Path) -> None:
     async def main() -> None:
@@ -315,6 +321,7 @@ def test_real_swtpm(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@needs_swtpm
 @pytest.mark.processes
 def test_killed_swtpm_is_told(tmp_path: Path) -> None:
     async def main() -> None:
