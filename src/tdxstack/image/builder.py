@@ -18,7 +18,7 @@ from tdxstack.errors import LockHeld, SystemFault, UsageError
 from tdxstack.image.guest_bundle import guest_bundle
 from tdxstack.image.mirror import configured_mirror
 from tdxstack.image.mkosi_config import PACKAGE_CACHE, REPOSITORY, kernel_command_line, render
-from tdxstack.image.options import BuildOptions
+from tdxstack.image.options import BootLayout, BuildOptions
 from tdxstack.image.recipes import DEFAULT_RECIPE, Recipe, load_recipe
 from tdxstack.image.sandbox import Progress, entered, require_root, run_logged
 from tdxstack.image.store import MANIFEST, SCHEMA, Image, find_by_key, read_image
@@ -28,7 +28,7 @@ from tdxstack.system import paths
 from tdxstack.system.files import locked, private_directory, sha256_file, sync_directory
 
 #: Free bytes that a build of the smallest kind wants on the file systems of images and cache.
-NEEDED_SPACE = 1_500_000_000
+NEEDED_SPACE = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +167,8 @@ def _collect(plan: Plan, work: Path) -> Image:
     (out / "disk.raw").rename(ready / "disk.raw")
     (out / "disk.vmlinuz").rename(ready / "vmlinuz")
     (out / "initrd.img").rename(ready / "initrd.img")
+    if plan.options.boot is BootLayout.UKI:
+        (out / "uki.efi").rename(ready / "uki.efi")
     manifest = _manifest(plan, ready, json.loads((out / "disk.manifest").read_text()))
     (ready / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     for path in ready.iterdir():
@@ -189,6 +191,8 @@ def _manifest(plan: Plan, ready: Path, mkosi: dict[str, Any]) -> dict[str, Any]:
         "kernel": {"name": "vmlinuz", "sha256": sha256_file(ready / "vmlinuz")},
         "initrd": {"name": "initrd.img", "sha256": sha256_file(ready / "initrd.img")},
     }
+    if plan.options.boot is BootLayout.UKI:
+        files["uki"] = {"name": "uki.efi", "sha256": sha256_file(ready / "uki.efi")}
     return {
         "schema": SCHEMA,
         "recipe": plan.recipe.name,

@@ -19,7 +19,8 @@ SEED = "6a3cbf8e-7d0b-4c5e-9d0a-0f8f4d1b5c11"
 #: Where the sandbox has the configuration, mkosi's scratch, its output, the package cache and a repository.
 CONFIG, WORKSPACE, OUTPUT = "/build/config", "/build/ws", "/build/out"
 PACKAGE_CACHE, REPOSITORY = "/packages", "/repository"
-ESP_SIZE = "256M"
+#: mkfs.fat makes a FAT32 that firmware takes for FAT16 of anything smaller.
+ESP_SIZE = "512M"
 
 
 def kernel_command_line(recipe: Recipe, options: BuildOptions) -> str:
@@ -51,6 +52,7 @@ def render(recipe: Recipe, options: BuildOptions, bundle: bytes, mirror: str | N
 
 def _main_section(recipe: Recipe, options: BuildOptions, mirror: str | None) -> str:
     packages = [*recipe.packages, *options.packages, *(["sudo"] if options.user else [])]
+    packages += recipe.grub_packages if options.boot is BootLayout.GRUB else ()
     lines = [
         "[Distribution]",
         f"Distribution={recipe.distribution}",
@@ -125,7 +127,41 @@ def _finalize(recipe: Recipe, options: BuildOptions) -> str:
         'python3 -I "$SRCDIR/initrd/initrd.py" "$BUILDROOT" /usr/bin/busybox "$SRCDIR/initrd/init" '
         f'"$OUTPUTDIR/initrd.img" {shlex.quote(first)} {shlex.quote(second)}'
     )
+    if options.boot is BootLayout.UKI:
+        lines += _uki_lines(recipe, options)
+    elif options.boot is BootLayout.GRUB:
+        lines += _grub_lines(recipe, options)
     return "\n".join(lines) + "\n"
+
+
+def _uki_lines(recipe: Recipe, options: BuildOptions) -> list[str]:
+    """One unified kernel image, in the place that firmware starts from a disk it has no boot entry for."""
+    return [
+        'mkdir -p "$BUILDROOT/efi/EFI/BOOT"',
+        'ukify build --linux="$(ls "$BUILDROOT"/usr/lib/modules/*/vmlinuz)" --initrd="$OUTPUTDIR/initrd.img" '
+        f"--cmdline={shlex.quote(kernel_command_line(recipe, options))} "
+        '--os-release=@"$BUILDROOT/etc/os-release" --stub=/usr/lib/systemd/boot/efi/linuxx64.efi.stub '
+        '--output="$BUILDROOT/efi/EFI/BOOT/BOOTX64.EFI"',
+        'cp "$BUILDROOT/efi/EFI/BOOT/BOOTX64.EFI" "$OUTPUTDIR/uki.efi"',
+    ]
+
+
+def _grub_lines(recipe: Recipe, options: BuildOptions) -> list[str]:
+    """The distribution's signed shim and GRUB on the ESP; kernel and initrd in the root file system's /boot."""
+    configuration = (
+        "set timeout=0\nsearch --no-floppy --set=root --label root\n"
+        f"linux /boot/vmlinuz-tdxstack {kernel_command_line(recipe, options)}\n"
+        "initrd /boot/initrd-tdxstack.img\nboot\n"
+    )
+    return [
+        'esp="$BUILDROOT/efi"',
+        f'mkdir -p "$esp/EFI/BOOT" "$esp/{recipe.grub_directory}"',
+        f'cp "$BUILDROOT/{recipe.grub_shim}" "$esp/EFI/BOOT/BOOTX64.EFI"',
+        f'cp "$BUILDROOT/{recipe.grub_binary}" "$esp/EFI/BOOT/grubx64.efi"',
+        f'printf %s {shlex.quote(configuration)} >"$esp/{recipe.grub_directory}/grub.cfg"',
+        'cp "$BUILDROOT"/usr/lib/modules/*/vmlinuz "$BUILDROOT/boot/vmlinuz-tdxstack"',
+        'cp "$OUTPUTDIR/initrd.img" "$BUILDROOT/boot/initrd-tdxstack.img"',
+    ]
 
 
 def _extra_tree(recipe: Recipe, options: BuildOptions, bundle: bytes) -> dict[str, File | Link]:

@@ -24,7 +24,9 @@ class Recipe:
 
     ``cmdline`` is the kernel command line of a direct boot. Modules of ``initrd_first`` are loaded before the root
     device is looked for, those of ``initrd_second`` if it does not appear. ``masked`` are units and
-    ``masked_generators`` generators of systemd that never run in this image.
+    ``masked_generators`` generators of systemd that never run in this image. The ``grub_`` entries say what a boot
+    through GRUB takes: packages, where they put shim and GRUB, and the directory on the ESP where that GRUB looks for
+    its configuration.
     """
 
     name: str
@@ -41,6 +43,10 @@ class Recipe:
     initrd_second: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
     masked_generators: tuple[str, ...] = ()
+    grub_packages: tuple[str, ...] = ()
+    grub_shim: str = ""
+    grub_binary: str = ""
+    grub_directory: str = ""
 
 
 def parse_size(text: str) -> int:
