@@ -68,6 +68,8 @@ def _module_name(path: str) -> str:
 
 def _module_content(path: Path) -> bytes:
     data = path.read_bytes()
+    if path.suffix == ".zst":
+        sys.exit(f"{path.name} is compressed with zstd: leave it out of the recipe's initrd modules, or build it in")
     return lzma.decompress(data) if path.suffix == ".xz" else data
 
 

@@ -38,7 +38,7 @@ def render(recipe: Recipe, options: BuildOptions, bundle: bytes, mirror: str | N
     tree: dict[str, File | Link] = {
         "mkosi.conf": text(_main_section(recipe, options, mirror)),
         "mkosi.repart/10-root.conf": text(_root_partition(recipe, options)),
-        "mkosi.postinst.chroot": text(_postinst(options), 0o755),
+        "mkosi.postinst.chroot": text(_postinst(recipe, options), 0o755),
         "mkosi.finalize": text(_finalize(recipe, options), 0o755),
         "initrd/init": File((ASSETS / "initrd/init").read_bytes(), 0o755),
         "initrd/initrd.py": File((ASSETS.parent / "initrd.py").read_bytes()),
@@ -59,6 +59,8 @@ def _main_section(recipe: Recipe, options: BuildOptions, mirror: str | None) -> 
         f"Release={recipe.release}",
         "Architecture=x86-64",
     ]
+    if recipe.repositories:
+        lines.append(f"Repositories={','.join(recipe.repositories)}")
     if mirror is not None:
         lines.append(f"LocalMirror={mirror}")
     lines += ["", "[Output]", "Format=disk", "Output=disk", f"OutputDirectory={OUTPUT}", f"Seed={SEED}"]
@@ -95,13 +97,16 @@ def _remote_repository(recipe: Recipe, url: str) -> dict[str, File | Link]:
     return {"mkosi.sandbox/etc/yum.repos.d/tdxstack-guest.repo": text(repository)}
 
 
-def _postinst(options: BuildOptions) -> str:
+def _postinst(recipe: Recipe, options: BuildOptions) -> str:
     """Runs in the image after its packages and the overlay are there."""
     lines = ["#!/bin/sh", "set -eu", "rm -f /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub"]
     lines += [
-        "python3 -I /usr/lib/tdxstack/compile.py /usr/lib/tdxstack/tdxctl.pyz",
+        f"{recipe.python} -I /usr/lib/tdxstack/compile.py /usr/lib/tdxstack/tdxctl.pyz",
         "rm /usr/lib/tdxstack/compile.py",
     ]
+    # sshd before 8.2 has no Include; what comes first counts
+    ours, whole = "/etc/ssh/sshd_config.d/10-tdxstack.conf", "/etc/ssh/sshd_config"
+    lines.append(f"grep -qi '^Include' {whole} || {{ cat {ours} {whole} >{whole}.new; mv {whole}.new {whole}; }}")
     home, account = "/root", "root"
     if options.user:
         home, account = f"/home/{options.user}", options.user
@@ -178,8 +183,16 @@ def _extra_tree(recipe: Recipe, options: BuildOptions, bundle: bytes) -> dict[st
     tree[f"{prefix}etc/modprobe.d/tdxstack.conf"] = text(denied)
     tree[f"{prefix}usr/lib/tdxstack/tdxctl.pyz"] = File(bundle)
     tree[f"{prefix}usr/lib/tdxstack/compile.py"] = File((ASSETS / "scripts/compile.py").read_bytes())
+    if recipe.keys_by_unit == "yes":
+        unit = (ASSETS / "scripts/tdxstack-keys.service").read_text()
+        tree[f"{prefix}usr/lib/systemd/system/tdxstack-keys.service"] = text(unit)
+    tree[f"{prefix}usr/bin/tdxctl"] = text(_wrapper(recipe), 0o755)
     tree[f"{prefix}etc/hosts"] = text(f"127.0.0.1 localhost\n127.0.1.1 {options.hostname}\n::1 localhost\n")
     return tree
+
+
+def _wrapper(recipe: Recipe) -> str:
+    return f'#!/bin/sh\nexec {recipe.python} -I /usr/lib/tdxstack/tdxctl.pyz "$@"\n'
 
 
 def _ssh_unit() -> str:

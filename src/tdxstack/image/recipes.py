@@ -26,7 +26,9 @@ class Recipe:
     device is looked for, those of ``initrd_second`` if it does not appear. ``masked`` are units and
     ``masked_generators`` generators of systemd that never run in this image. The ``grub_`` entries say what a boot
     through GRUB takes: packages, where they put shim and GRUB, and the directory on the ESP where that GRUB looks for
-    its configuration.
+    its configuration. ``python`` is a Python 3.11 or later. ``keys_by_unit`` is ``yes`` where systemd is too old to
+    take ssh keys as a credential and a unit of ours does. ``built`` is ``yes`` for recipes that this project builds
+    and boots in its tests; of the others the configuration is checked.
     """
 
     name: str
@@ -43,6 +45,10 @@ class Recipe:
     initrd_second: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
     masked_generators: tuple[str, ...] = ()
+    repositories: tuple[str, ...] = ()
+    python: str = "/usr/bin/python3"
+    keys_by_unit: str = "no"
+    built: str = "no"
     grub_packages: tuple[str, ...] = ()
     grub_shim: str = ""
     grub_binary: str = ""
@@ -75,7 +81,14 @@ def load_recipe(name: str) -> Recipe:
     """
     if name not in recipe_names():
         raise UsageError(f"no recipe {name!r}", hint=f"one of: {', '.join(recipe_names())}")
-    return parse_recipe(name, tomllib.loads((ASSETS / "recipes" / f"{name}.toml").read_text()))
+    return parse_recipe(name, _table(name))
+
+
+def _table(name: str) -> dict[str, Any]:
+    """The TOML table of a recipe, over that of the recipe named by its ``base``, if it has one."""
+    table = tomllib.loads((ASSETS / "recipes" / f"{name}.toml").read_text())
+    base = table.pop("base", None)
+    return table if base is None else _table(base) | {"built": "no"} | table
 
 
 def parse_recipe(name: str, table: dict[str, Any]) -> Recipe:

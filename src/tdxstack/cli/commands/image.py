@@ -11,6 +11,7 @@ from tdxstack.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from tdxstack.image import BuildOptions, Image
+    from tdxstack.image.recipes import Recipe
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -123,13 +124,21 @@ def run_list(args: argparse.Namespace) -> ExitCode:
 
     if args.recipes:
         recipes = [load_recipe(name) for name in recipe_names()]
-        body = output.document("image-recipes", {"recipes": [{"name": r.name, "title": r.title} for r in recipes]})
-        output.emit(args, body, lambda: "\n".join(f"{r.name:<14} {r.title}" for r in recipes))
+        body = output.document("image-recipes", _recipes_json(recipes))
+        output.emit(args, body, lambda: "\n".join(f"{r.name:<14} {r.title:<28} {_status(r)}" for r in recipes))
         return ExitCode.DONE
     images = list_images()
     body = output.document("images", {"images": [image.describe() for image in images]})
     output.emit(args, body, lambda: _listing(images))
     return ExitCode.DONE
+
+
+def _recipes_json(recipes: list[Recipe]) -> dict[str, Any]:
+    return {"recipes": [{"name": r.name, "title": r.title, "built": r.built == "yes"} for r in recipes]}
+
+
+def _status(recipe: Recipe) -> str:
+    return "built and booted in tests" if recipe.built == "yes" else "configuration checked"
 
 
 def _listing(images: list[Image]) -> str:
