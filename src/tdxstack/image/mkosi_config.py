@@ -152,20 +152,19 @@ def _uki_lines(recipe: Recipe, options: BuildOptions) -> list[str]:
 
 
 def _grub_lines(recipe: Recipe, options: BuildOptions) -> list[str]:
-    """The distribution's signed shim and GRUB on the ESP; kernel and initrd in the root file system's /boot."""
+    """The distribution's signed shim and GRUB on the ESP, kernel and initrd beside them."""
     configuration = (
-        "set timeout=0\nsearch --no-floppy --set=root --label root\n"
-        f"linux /boot/vmlinuz-tdxstack {kernel_command_line(recipe, options)}\n"
-        "initrd /boot/initrd-tdxstack.img\nboot\n"
+        f"set timeout=0\nlinux /tdxstack/vmlinuz {kernel_command_line(recipe, options)}\n"
+        "initrd /tdxstack/initrd.img\nboot\n"
     )
     return [
         'esp="$BUILDROOT/efi"',
-        f'mkdir -p "$esp/EFI/BOOT" "$esp/{recipe.grub_directory}"',
+        f'mkdir -p "$esp/EFI/BOOT" "$esp/{recipe.grub_directory}" "$esp/tdxstack"',
         f'cp "$BUILDROOT/{recipe.grub_shim}" "$esp/EFI/BOOT/BOOTX64.EFI"',
         f'cp "$BUILDROOT/{recipe.grub_binary}" "$esp/EFI/BOOT/grubx64.efi"',
         f'printf %s {shlex.quote(configuration)} >"$esp/{recipe.grub_directory}/grub.cfg"',
-        'cp "$BUILDROOT"/usr/lib/modules/*/vmlinuz "$BUILDROOT/boot/vmlinuz-tdxstack"',
-        'cp "$OUTPUTDIR/initrd.img" "$BUILDROOT/boot/initrd-tdxstack.img"',
+        'cp "$BUILDROOT"/usr/lib/modules/*/vmlinuz "$esp/tdxstack/vmlinuz"',
+        'cp "$OUTPUTDIR/initrd.img" "$esp/tdxstack/initrd.img"',
     ]
 
 
