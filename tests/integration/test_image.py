@@ -13,6 +13,11 @@ import pytest
 
 from tdxstack.image import BootLayout, BuildOptions, Image, build_image
 from tdxstack.image.firmware import default_firmware
+from tdxstack.image.mkosi_config import render
+from tdxstack.image.recipes import load_recipe, recipe_names
+from tdxstack.image.sandbox import entered, run_logged
+from tdxstack.image.tools_tree import ensure_tools_tree
+from tdxstack.image.tree import write_tree
 from tdxstack.system import process
 
 pytestmark = [pytest.mark.integration, pytest.mark.network]
@@ -146,6 +151,20 @@ def test_it_boots_and_is_what_it_says(image: Image, firmware: Path, tmp_path: Pa
     with booted(image, firmware, tmp_path / "two") as guest:
         # another key, handed over by fw_cfg: it is not measured
         assert pcrs(guest) == before
+
+
+@pytest.mark.parametrize("boot", list(BootLayout))
+@pytest.mark.parametrize("name", recipe_names())
+def test_mkosi_takes_every_recipe(name: str, boot: BootLayout, tmp_path: Path) -> None:
+    tools = ensure_tools_tree("debian", print)
+    options = BuildOptions(boot=boot, user="kim")
+    for folder in ("ws", "out"):
+        (tmp_path / folder).mkdir()
+    write_tree(tmp_path / "config", render(load_recipe(name), options, b"bundle", None))
+    argv = ["mkosi", "--directory", "/build/config", "summary"]
+    lines: list[str] = []
+    run_logged(entered(tools, {tmp_path: "/build"}, argv), tmp_path / "log", lines.append, home=Path("/root"))
+    assert f"Release: {load_recipe(name).release}" in [line.strip() for line in lines]
 
 
 @pytest.mark.slow
