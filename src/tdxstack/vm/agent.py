@@ -21,6 +21,10 @@ from tdxstack.vm.control import RemoteError, error_from_document
 MAX_LINE = 16 << 20
 
 
+#: Asks the guest for its greeting.
+HELLO = b"\n\n"
+
+
 class AgentError(SystemFault):
     """The guest agent answered with an error, or not at all."""
 
@@ -43,8 +47,13 @@ class AgentConnection:
         return self._ready.is_set()
 
     async def open(self) -> None:
-        """Connect to QEMU's end of the port; the guest need not be up."""
+        """Connect to QEMU's end of the port; the guest need not be up.
+
+        A guest that has been up for long (a TD taken up from a saved state) sees no new connection and would not
+        greet. An empty line asks for the greeting; the newline before it ends what another host left half-written.
+        """
         reader, self._writer = await asyncio.open_unix_connection(str(self._path), limit=MAX_LINE)
+        self._writer.write(HELLO)
         self._task = asyncio.create_task(self._read(reader))
 
     async def wait_ready(self, within: float) -> dict[str, Any]:

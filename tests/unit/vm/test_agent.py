@@ -28,7 +28,8 @@ def _with_guest(path: Path, guest: Guest, test: Callable[[AgentConnection], Awai
 
 
 async def _answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Greets, talks nonsense in between, answers two requests in reverse order, then leaves."""
+    """Greets when asked to, talks nonsense in between, answers two requests in reverse order, then leaves."""
+    assert await reader.readexactly(2) == b"\n\n"
     writer.write(b'not json\n[]\n{"event":"ready","version":"1"}\n')
     first, second = json.loads(await reader.readline()), json.loads(await reader.readline())
     error = {"type": "SystemFault", "message": "no", "hint": "try"}
