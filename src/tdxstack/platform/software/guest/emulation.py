@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,7 +72,8 @@ class Emulation:
         self._serve("tdx_guest", descriptor, device.handle)
 
     def _start_reports(self) -> None:
-        modules.load("tsm", "tsm_report")
+        # Newer kernels first: there ``tsm`` is another module.
+        modules.load("tsm_report", "tsm")
         require_configfs()
         mounts.detach_own(REPORTS)
         if not REPORTS.is_dir():
@@ -92,7 +92,7 @@ class Emulation:
         uevents = misc_class.uevent_socket()
         misc = misc_class.MiscClass()
         misc.install()
-        self._undo += [misc_class.remove, lambda: uevents.shutdown(socket.SHUT_RDWR)]
+        self._undo.append(misc_class.remove)
         _thread("uevents", lambda: misc.follow(uevents))
         self._serve_tree("tsm-mr", misc.measurements, measurements_tree(lambda: self.report(bytes(64)), self.extend))
 

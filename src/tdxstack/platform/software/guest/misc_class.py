@@ -71,6 +71,8 @@ class MiscClass:
                 event = uevents.recv(16 * 1024)
             except OSError:
                 return
+            if not event:
+                return
             if b"\0SUBSYSTEM=misc\0" in event:
                 with contextlib.suppress(OSError, SystemFault):
                     self.refresh()
