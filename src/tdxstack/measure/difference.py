@@ -21,6 +21,8 @@ _ADVICE = {
         "tdxctl firmware show FILE for both firmware files",
     ),
     "kernel": ("another kernel was booted", "compare the kernel files, or predict again from the one that is meant"),
+    "inner kernel": ("another kernel is in the unified kernel image", "compare the images' section .linux"),
+    "authority": ("another certificate vouched for what was started", "compare db and the signature of the kernel"),
     "initrd": ("another initrd was booted", "compare the initrd files, or predict again from the one that is meant"),
     "command line": (
         "another kernel command line was given (the log holds its digest alone, not its text)",
@@ -143,6 +145,9 @@ def explain_change(expected: PredictedEvent, logged: Event) -> tuple[str, str]:
         return _ACPI
     if expected.name.startswith("fw_cfg "):
         return _FW_CFG
+    if expected.name.startswith("UKI "):
+        section = expected.name.removeprefix("UKI ")
+        return f"the unified kernel image's section {section} differs", "compare the images: ukify inspect FILE"
     return _ADVICE.get(expected.name, ("its content differs", "compare what was booted with what was predicted from"))
 
 

@@ -32,6 +32,7 @@ from tdxstack.measure.prediction import PredictedEvent, Prediction, PredictionIn
 from tdxstack.measure.rtmr import COUNT, fold
 from tdxstack.measure.secure_boot import authority_of, is_on, secure_boot_variables
 from tdxstack.measure.smbios import measured_smbios
+from tdxstack.measure.uki import Uki
 from tdxstack.wire.efi.variable import firmware_file_path, load_option
 from tdxstack.wire.pe import authenticode
 from tdxstack.wire.tcg import EventType, mr_index_of_pcr
@@ -105,7 +106,12 @@ def predict(inputs: PredictionInputs) -> Prediction:
             _acpi(trace, inputs)
         _kernel(trace, inputs, facts, profile)
         _ready_to_boot(trace, inputs, facts, profile)
-        _efi_stub(trace, inputs, profile)
+        uki = Uki.from_bytes(inputs.kernel)
+        if uki is None:
+            _efi_stub(trace, inputs, profile)
+        else:
+            _systemd_stub(trace, inputs, uki)
+        _exit_boot_services(trace, inputs)
     elif inputs.kernel is not None:
         trace.events.clear()  # a firmware that measures nothing leaves all registers zero
     else:
@@ -281,6 +287,32 @@ def _efi_stub(trace: _Trace, inputs: PredictionInputs, profile: FirmwareProfile)
         trace.add(9, EventType.EV_EVENT_TAG, text, "command line", why)
     if inputs.initrd is not None:
         trace.add(9, EventType.EV_EVENT_TAG, inputs.initrd, "initrd", "the initrd file")
+
+
+def _systemd_stub(trace: _Trace, inputs: PredictionInputs, uki: Uki) -> None:
+    """Sections into PCR 11, then the inner kernel, which measures its command line and initrd itself."""
+    unknown = None
+    if inputs.cmdline or inputs.initrd is not None:
+        unknown = "unknown because the image is started with a command line or an initrd of its own"
+    elif uki.undecided is not None:
+        unknown = f"unknown because the stub decides at boot what of {uki.undecided} counts"
+    for number, (name, content) in enumerate(uki.measured()):
+        what = "name" if number % 2 == 0 else "content"
+        trace.add(11, EventType.EV_IPL, content, f"UKI {name}", f"{what} of the image's section {name}")
+    kind = EventType.EV_EFI_BOOT_SERVICES_APPLICATION
+    trace.add_digests(4, kind, _both(trace, uki.get(".linux") or b""), "inner kernel", "the image's section .linux")
+    cmdline = uki.cmdline()
+    if cmdline is not None or unknown:
+        text = None if unknown else ((cmdline or "") + "\0").encode("utf-16-le")
+        why = unknown or f"the image's section .cmdline as UTF-16: {cmdline!r}"
+        trace.add(9, EventType.EV_EVENT_TAG, text, "command line", why)
+    initrd = uki.initrd()
+    if initrd is not None or unknown:
+        why = unknown or "the image's section .initrd, and the archives that the stub generates"
+        trace.add(9, EventType.EV_EVENT_TAG, None if unknown else initrd, "initrd", why)
+
+
+def _exit_boot_services(trace: _Trace, inputs: PredictionInputs) -> None:
     for text in EXIT_BOOT_SERVICES:
         trace.add(5, EventType.EV_EFI_ACTION, text, "exit boot services", text.decode())
     if trace.bank is not None and inputs.ima is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import hashlib
 import json
 import struct
@@ -13,42 +11,14 @@ from pathlib import Path
 import pytest
 
 from firmware_file import firmware_file, layout_4m
+from recorded_boot import BOOT, CMDLINE, FIRMWARE, GIB, inputs, recorded_blobs, recorded_facts
 from tdxstack.errors import UsageError
-from tdxstack.measure import FirmwareBlobs, ImaSettings, Prediction, PredictionInputs, diff, mrtd, predict, replay
-from tdxstack.measure.firmware import PROFILES, FirmwareFacts
+from tdxstack.measure import FirmwareBlobs, ImaSettings, Prediction, diff, mrtd, predict, replay
+from tdxstack.measure.firmware import PROFILES
 from tdxstack.measure.launch import launch_events
 from tdxstack.measure.replay import replay_tpm
 from tdxstack.vm.marker_kernel import marker_kernel
 from tdxstack.wire.tcg import Algorithm, Digest, Event, EventLog, EventType, SpecIdEvent, cc_log_of_tpm_log
-
-BOOT = Path(__file__).parents[2] / "vectors" / "measure" / "direct-boot"
-GIB = 1 << 30
-FIRMWARE = firmware_file(layout_4m((0x814000, 0xC000)))
-CMDLINE = "console=ttyS0 quiet panic=-1"
-
-
-def recorded_blobs() -> FirmwareBlobs:
-    files = json.loads(gzip.decompress((BOOT / "blobs.json.gz").read_bytes()))
-    return FirmwareBlobs(tuple((name, base64.b64decode(text)) for name, text in files.items()))
-
-
-def recorded_facts() -> FirmwareFacts:
-    facts = json.loads((BOOT / "facts.json").read_text())
-    volumes = tuple((bytes.fromhex(long), bytes.fromhex(short)) for long, short in facts.pop("loaded_volumes"))
-    return FirmwareFacts(loaded_volumes=volumes, **facts)
-
-
-def inputs(**changes: object) -> PredictionInputs:
-    base = PredictionInputs(
-        firmware=FIRMWARE,
-        memory_bytes=2 * GIB,
-        kernel=marker_kernel(),
-        initrd=b"initrd",
-        cmdline=CMDLINE,
-        blobs=recorded_blobs(),
-        facts=recorded_facts(),
-    )
-    return replace(base, **changes)  # type: ignore[arg-type]
 
 
 def recorded_log() -> EventLog:
