@@ -55,7 +55,8 @@ def read_csv(text: str) -> list[PlatformId]:
     if len(text) > MAX_CSV:
         raise UsageError(f"{len(text)} characters are more than PCKIDRetrievalTool writes")
     found = []
-    for number, row in enumerate(csv.reader(io.StringIO(text.replace("\0", "?"))), 1):
+    lines = text.replace("\0", "?").replace("\r\n", "\n").replace("\r", "\n")
+    for number, row in enumerate(csv.reader(io.StringIO(lines)), 1):
         if not any(cell.strip() for cell in row):
             continue
         if number > MAX_ROWS:
