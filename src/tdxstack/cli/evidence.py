@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdxstack.errors import CollateralError, UsageError
+from tdxstack.errors import CollateralError, UsageError, WireError
 
 if TYPE_CHECKING:
     from tdxstack.dcap import Collateral
@@ -68,6 +68,22 @@ def read_collateral(path: str) -> tuple[Collateral, CollateralError | None]:
         return Collateral.from_json(text), None
     except CollateralError as fault:
         return Collateral.salvage(text), fault
+
+
+def kept_collateral(quote: bytes, at: int) -> tuple[Collateral, CollateralError | None]:
+    """The collateral of the user's archive that held at ``at`` for the platform of ``quote``; else empty, and why."""
+    from tdxstack.cli.commands.collateral_fetch import archive
+    from tdxstack.dcap import Collateral
+    from tdxstack.pcs.from_quote import wanted_for
+    from tdxstack.pcs.source import STANDARD
+
+    try:
+        return archive().find(wanted_for(quote, STANDARD), at).collateral, None
+    except CollateralError as error:
+        fault = CollateralError("archive", error.message, hint="tdxctl collateral fetch --quote QUOTE")
+    except WireError as error:
+        fault = CollateralError("archive", f"no collateral is named, and the quote does not tell: {error.message}")
+    return Collateral.salvage("{}"), fault
 
 
 def read_roots(roots: list[str] | None) -> list[str | bytes]:
@@ -131,6 +147,7 @@ def add_roots(parser: argparse.ArgumentParser) -> None:
 def add_evidence(parser: argparse.ArgumentParser) -> None:
     """Declare the quote, its collateral, roots and time."""
     parser.add_argument("quote", metavar="QUOTE", help="the quote: a file (binary, hexadecimal or base64), or -")
-    parser.add_argument("--collateral", metavar="FILE", required=True, help="collateral as one JSON document")
+    text = "collateral as one JSON document (default: of the archive, what held at the time; see 'collateral fetch')"
+    parser.add_argument("--collateral", metavar="FILE", help=text)
     add_roots(parser)
     add_time(parser)

@@ -42,6 +42,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
+def add_verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """Declare a verb with ``text`` as its help and its description."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=text, formatter_class=help_formatter()
+    )
+    return parser
+
+
 def document(kind: str, body: Mapping[str, Any], *, version: int = 1) -> dict[str, Any]:
     """A document with its schema's name first: ``{"schema": "tdxstack/<kind>/v1", ...}``."""
     return {"schema": f"tdxstack/{kind}/v{version}", **body}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import binascii
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -27,6 +28,8 @@ MAX_CHAIN_LENGTH = 8
 
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _PEM_CRL = re.compile(r"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
+# Not for the user's eyes: a certificate in a quote can be anybody's, and this one is refused by its signature anyway.
+warnings.filterwarnings("ignore", message="Parsed a serial number which wasn't positive")
 _ECDSA_SHA256 = ec.ECDSA(hashes.SHA256())
 _CURVE = ec.SECP256R1()
 # Common name, country, organisation, locality, state or province: 2.5.4.3, .6, .10, .7, .8.
@@ -155,12 +158,13 @@ class Certificate:
         self.tbs = der[start:end]
         if der[at] == _EXPLICIT_0:
             at = tlv(der, at)[2]
-        issuer = tlv(der, tlv(der, at)[2])[2]  # after serial number and signature algorithm
+        algorithm = tlv(der, at)[2]  # after the serial number
+        issuer = tlv(der, algorithm)[2]
         issuer_end = tlv(der, issuer)[2]
         subject = tlv(der, issuer_end)[2]  # after the validity
         self.issuer = _name(der[issuer:issuer_end])
         self.subject = _name(der[subject : tlv(der, subject)[2]])
-        self.signature = _signature(der, end)
+        self.signature = _signature(der, end, der[algorithm:issuer])
 
     @cached_property
     def key(self) -> ec.EllipticCurvePublicKey | None:
@@ -195,10 +199,14 @@ class Certificate:
         return True
 
 
-def _signature(der: bytes, at: int) -> bytes:
-    """The bits of the signature, which stands after the signature algorithm at ``at``."""
-    _, start, end = tlv(der, tlv(der, at)[2])
-    return der[start + 1 : end]
+def _signature(der: bytes, at: int, algorithm: bytes) -> bytes:
+    """The bits of the signature, which stands after the signature algorithm at ``at``.
+
+    That algorithm is not signed: where it is not the signed one, there is no signature (RFC 5280, section 4.1.1.2).
+    """
+    after = tlv(der, at)[2]
+    _, start, end = tlv(der, after)
+    return der[start + 1 : end] if der[at:after] == algorithm and der[start] == 0 else b""
 
 
 def split_pem(text: bytes) -> list[bytes]:
@@ -259,7 +267,7 @@ class RevocationList:
             at = tlv(der, at)[2]
         issuer = tlv(der, at)[2]  # after the signature algorithm
         self.issuer = _name(der[issuer : tlv(der, issuer)[2]])
-        self.signature = _signature(der, end)
+        self.signature = _signature(der, end, der[at:issuer])
 
     def signed_by(self, issuer: Certificate) -> bool:
         """Whether the issuer's key signed this list; a yes is remembered, since two chains ask."""
@@ -282,8 +290,8 @@ class RevocationList:
             raise CertificateFault(str(error)) from None
 
     def revokes(self, certificate: Certificate) -> bool:
-        """Whether the certificate's serial number is in the list."""
-        return self._parsed.get_revoked_certificate_by_serial_number(certificate.serial) is not None
+        """Whether the certificate's serial number is in the list. Like QVL, without regard to its sign."""
+        return self._parsed.get_revoked_certificate_by_serial_number(abs(certificate.serial)) is not None
 
     def current(self, now: int) -> bool:
         """Whether thisUpdate <= now <= nextUpdate."""

@@ -242,7 +242,9 @@ def _components(tcb: Members, name: str) -> bytes:
     if not isinstance(components, list) or len(components) != 16:
         raise FormatFault(f"{name}: not an array of 16")
     try:
-        return bytes([component["svn"] for component in components])
+        svns = [component["svn"] for component in components]
+        if bool not in map(type, svns):
+            return bytes(svns)
     except (ValueError, TypeError, KeyError):  # one is larger than a byte, or none at all
         pass
     try:

@@ -32,6 +32,27 @@ def test_unknown_versions_are_faults() -> None:
             read(bytes(der))
 
 
+def test_the_unsigned_algorithm_has_to_be_the_signed_one() -> None:
+    der = bytearray((CORPUS / "certificate" / "root").read_bytes())
+    root = Certificate(bytes(der))
+    assert root.signed_by(root)
+    at = der.rindex(bytes.fromhex("06082a8648ce3d040302"))
+    der[at + 9] = 3  # ecdsa-with-SHA384
+    other = Certificate(bytes(der))
+    assert other.tbs == root.tbs
+    assert not other.signed_by(root)
+
+
+def test_negative_serial_numbers_are_no_crash() -> None:
+    der = bytearray((CORPUS / "certificate" / "pck").read_bytes())
+    at = der.index(b"\x02\x01\x02\x02") + 5  # version 2, then the serial number
+    der[at] |= 0x80
+    crl = RevocationList.from_text((CORPUS / "crl" / "pck").read_text())
+    certificate = Certificate(bytes(der))
+    assert certificate.serial < 0
+    assert not crl.revokes(certificate)
+
+
 def test_extension_found_without_a_library() -> None:
     der = (CORPUS / "certificate" / "pck").read_bytes()
     assert find_in_certificate(der) == Certificate(der).sgx

@@ -137,6 +137,18 @@ def test_no_changed_quote_is_authentic(verifier: Verifier, quote: bytes, data: s
     assert result.supplemental
 
 
+def test_a_flipped_bit_in_every_byte(verifier: Verifier, quote: bytes) -> None:
+    """Only what PEM does not count (line ends, the last NUL, unused bits of a last digit) can be changed."""
+    end = 636 + int.from_bytes(quote[632:636], "little")
+    harmless = set()
+    for at in range(end):
+        changed = quote[:at] + bytes([quote[at] ^ 1 << at % 8]) + quote[at + 1 :]
+        if verifier.verify(changed, now=NOW).authentic:
+            assert split_pem(changed) == split_pem(quote), at
+            harmless.add(quote[at : at + 1])
+    assert harmless <= {b"\n", b"\0", b"I"}
+
+
 @given(st.binary(max_size=2000))
 def test_noise_is_a_verdict(verifier: Verifier, noise: bytes) -> None:
     result = verifier.verify(noise, now=NOW)

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    show = verbs.add_parser("show", help="what collateral says, whether its signatures hold and it is valid")
+    show = output.add_verb(verbs, "show", "what collateral says, whether its signatures hold and it is valid")
     show.add_argument("collateral", metavar="FILE", help="collateral as one JSON document, or -")
     evidence.add_roots(show)
     evidence.add_time(show)
     output.add_json(show)
     show.set_defaults(run=run_show)
-    compare = verbs.add_parser("compare", help="which platforms fall out when NEW takes the place of OLD")
+    compare = output.add_verb(verbs, "compare", "which platforms fall out when NEW takes the place of OLD")
     compare.add_argument("old", metavar="OLD", help="collateral as one JSON document")
     compare.add_argument("new", metavar="NEW", help="collateral of the same FMSPC, of another evaluation or date")
     compare.add_argument(

@@ -13,21 +13,21 @@ from tdxstack.errors import ExitCode, UsageError
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    check = verbs.add_parser("check", help="read a policy file and tell what in it is not the strict default")
+    check = output.add_verb(verbs, "check", "read a policy file and tell what in it is not the strict default")
     check.add_argument("policy", metavar="FILE", help="the policy (TOML or JSON)")
     output.add_json(check)
     check.set_defaults(run=run_check)
-    explain = verbs.add_parser("explain", help="every setting with its value, and why the default is what it is")
+    explain = output.add_verb(verbs, "explain", "every setting with its value, and why the default is what it is")
     explain.add_argument("policy", metavar="FILE", nargs="?", help="the policy; default: the strict one")
     output.add_json(explain)
     explain.set_defaults(run=run_explain)
-    pin = verbs.add_parser("from-prediction", help="the strict policy with the registers that were predicted")
+    pin = output.add_verb(verbs, "from-prediction", "the strict policy with the registers that were predicted")
     pin.add_argument("prediction", metavar="FILE", help="what 'tdxctl measure predict --json' printed, or -")
     pin.set_defaults(run=run_from_prediction)
-    from_td = verbs.add_parser("from-td", help="the strict policy with the registers that a TD is expected to have")
+    from_td = output.add_verb(verbs, "from-td", "the strict policy with the registers that a TD is expected to have")
     from_td.add_argument("td", metavar="NAME", help="the TD")
     from_td.set_defaults(run=run_from_td)
-    schema = verbs.add_parser("schema", help="print the JSON Schema of a policy file")
+    schema = output.add_verb(verbs, "schema", "print the JSON Schema of a policy file")
     schema.set_defaults(run=run_schema)
 
 

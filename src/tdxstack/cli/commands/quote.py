@@ -30,11 +30,11 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----",
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    show = verbs.add_parser("show", help="what a quote says, nothing verified")
+    show = output.add_verb(verbs, "show", "what a quote says, nothing verified")
     show.add_argument("quote", metavar="QUOTE", help="the quote: a file (binary, hexadecimal or base64), or -")
     output.add_json(show)
     show.set_defaults(run=run_show)
-    verify = verbs.add_parser("verify", help="verify a quote and appraise it by a policy")
+    verify = output.add_verb(verbs, "verify", "verify a quote and appraise it by a policy")
     evidence.add_evidence(verify)
     verify.add_argument("--policy", metavar="FILE", help="appraisal policy (TOML or JSON); default: the strict one")
     verify.add_argument(
@@ -45,7 +45,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("--nonce", metavar="TEXT", help="the relying party's nonce, for the token")
     output.add_json(verify)
     verify.set_defaults(run=run_verify)
-    explain = verbs.add_parser("explain", help="why a TCB is what it is, and what mends it")
+    explain = output.add_verb(verbs, "explain", "why a TCB is what it is, and what mends it")
     evidence.add_evidence(explain)
     output.add_json(explain)
     explain.set_defaults(run=run_explain)
@@ -129,9 +129,11 @@ def _verify(args: argparse.Namespace) -> tuple[Verification, CollateralError | N
     from tdxstack.dcap import Verifier
 
     raw = evidence.read_quote(args.quote)
-    collateral, fault = evidence.read_collateral(args.collateral)
+    at = evidence.moment(args)
+    named = args.collateral is not None
+    collateral, fault = evidence.read_collateral(args.collateral) if named else evidence.kept_collateral(raw, at)
     verifier = Verifier(collateral=collateral, roots=evidence.read_roots(args.trust_root))
-    return verifier.verify(raw, now=evidence.moment(args)), fault
+    return verifier.verify(raw, now=at), fault
 
 
 def show_members(quote: Quote) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tdxstack.wire.tdreport import TdReport
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    show = verbs.add_parser("show", help="what a TDREPORT says, and whether its hashes hold (its MAC is for the CPU)")
+    show = output.add_verb(verbs, "show", "what a TDREPORT says, and whether its hashes hold")
     show.add_argument("report", metavar="REPORT", help="the TDREPORT: a file of 1024 bytes, or -")
     output.add_json(show)
     show.set_defaults(run=run_show)

@@ -225,6 +225,24 @@ def test_policy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert (status, body["hint"]) == (2, "did you mean allow_debug?")
 
 
+def test_collateral_of_the_archive(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path) -> None:
+    """Without --collateral: what was valid at the time, from the archive."""
+    bare = ("quote", "verify", real / "quote.bin", "--at", NOW)
+    status, body = run(capsys, *bare)
+    assert (status, body["authentic"], body["steps"][0]["name"]) == (5, False, "collateral")
+    assert main(["collateral", "archive", "add", str(real / "collateral.json")]) == 0
+    status, body = run(capsys, *bare)
+    assert (status, body["status"]) == (0, "UpToDate")
+    status, body = run(capsys, "quote", "verify", real / "quote.bin", "--at", "2030-01-01")
+    assert (status, body["authentic"]) == (5, False)
+    status, body = run(capsys, "quote", "explain", real / "quote.bin", "--at", NOW)
+    assert (status, body["status"]) == (0, "UpToDate")
+    noise = tmp_path / "noise"
+    noise.write_bytes(b"\x04\0" * 1000)
+    status, body = run(capsys, "quote", "verify", noise, "--at", NOW)
+    assert (status, body["status"]) == (3, "UNSUPPORTED_QUOTE_FORMAT")
+
+
 def test_policy_from_prediction(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     prediction = tmp_path / "prediction.json"
     members = {"profile": "p", "mrtd": "aa" * 48, "rtmr": ["bb" * 48, None, "cc" * 48, None]}
