@@ -109,7 +109,7 @@ def booted(image: Image, firmware: Path, folder: Path) -> Iterator[Guest]:
         argv += ["-smp", "2", "-nodefaults", "-display", "none", "-no-reboot", "-bios", str(firmware)]
         argv += direct if image.boot == "direct" else []
         argv += ["-drive", f"file={image.disk},format=raw,if=none,id=disk,snapshot=on"]
-        argv += ["-device", "virtio-blk-pci,drive=disk,bootindex=0", "-serial", "stdio"]
+        argv += ["-device", "virtio-blk-pci,drive=disk,bootindex=1", "-serial", "stdio"]
         argv += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:22", "-device", "virtio-net-pci,netdev=net"]
         argv += ["-fw_cfg", f"name=opt/io.systemd.credentials/ssh.authorized_keys.root,file={key}.pub"]
         argv += ["-chardev", f"socket,id=tpm,path={control}", "-tpmdev", "emulator,id=tpm,chardev=tpm"]
