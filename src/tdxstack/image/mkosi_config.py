@@ -176,7 +176,6 @@ def _extra_tree(recipe: Recipe, options: BuildOptions, bundle: bytes) -> dict[st
     for generator in recipe.masked_generators:
         tree[f"{prefix}etc/systemd/system-generators/{generator}"] = Link("/dev/null")
     tree[f"{prefix}etc/systemd/system/{recipe.ssh_unit}"] = text(_ssh_unit())
-    tree[f"{prefix}etc/systemd/system/default.target"] = Link("/usr/lib/systemd/system/multi-user.target")
     tree[f"{prefix}etc/modules-load.d/tdxstack.conf"] = text("".join(f"{name}\n" for name in recipe.modules))
     denied = "".join(f"blacklist {name}\n" for name in recipe.modules_denied)
     tree[f"{prefix}etc/modprobe.d/tdxstack.conf"] = text(denied)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
@@ -33,7 +34,7 @@ def require_root(what: str) -> None:
         SystemFault: we are not root.
     """
     if os.geteuid() != 0:
-        raise SystemFault(f"{what} needs root", hint=f"sudo -E tdxctl {what}")
+        raise SystemFault(f"{what} needs root", hint=f"sudo -E {sys.executable} -m tdxstack.cli {what}")
 
 
 def contained(argv: Sequence[str]) -> list[str]:
