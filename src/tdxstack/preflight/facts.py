@@ -210,25 +210,3 @@ def _read_line(log: TdxLog, prefix: str, text: str) -> None:
         log.convertible_ranges += 1
     if any(sign in text for sign in _FAILURES):
         log.failures.append(text)
-
-
-def read_dpkg_status(text: str) -> dict[str, str]:
-    """Installed packages of ``/var/lib/dpkg/status``: name -> version."""
-    found: dict[str, str] = {}
-    for block in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and line[:1] != " ")
-        if fields.get("Status", "").endswith(" installed") and "Package" in fields:
-            found[fields["Package"]] = fields.get("Version", "")
-    return found
-
-
-def read_rpm_list(text: str) -> dict[str, str]:
-    """``name<TAB>version`` a line."""
-    pairs = (line.split("\t", 1) for line in text.splitlines() if "\t" in line)
-    return {name: version.strip() for name, version in pairs}
-
-
-def read_os_release(text: str) -> dict[str, str]:
-    """``/etc/os-release`` (os-release(5))."""
-    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    return {key.strip(): value.strip().strip("\"'") for key, value in pairs}

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from tdxstack.platform.linux_host_files import HostFiles, HostReadError
 from tdxstack.platform.linux_host_source import HostSource, QemuFacts
+from tdxstack.platform.package_lists import os_release, read_dpkg_status, read_rpm_list
 from tdxstack.preflight import facts
 from tdxstack.preflight.facts import CommandLine, CpuInfo, TdxLog
 from tdxstack.preflight.msr import Register
@@ -60,7 +61,7 @@ class Host:
 
     @cached_property
     def os_release(self) -> Mapping[str, str]:
-        return facts.read_os_release(self.files.text("/etc/os-release"))
+        return os_release(self.files)
 
     @cached_property
     def qemu(self) -> QemuFacts | None:
@@ -78,12 +79,12 @@ class Host:
     def packages(self) -> Mapping[str, str]:
         """Installed packages, name -> version; empty where neither dpkg nor RPM keeps any."""
         try:
-            return facts.read_dpkg_status(self.files.text("/var/lib/dpkg/status", limit=64 << 20))
+            return read_dpkg_status(self.files.text("/var/lib/dpkg/status", limit=64 << 20))
         except HostReadError as error:
             if not error.missing:
                 raise
         listed = self.source.rpm_packages()
-        return facts.read_rpm_list(listed) if listed else {}
+        return read_rpm_list(listed) if listed else {}
 
     @cached_property
     def world(self) -> World:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host_trees import LOG_1_5, LOG_UPSTREAM, cpuinfo
+from tdxstack.platform import package_lists
 from tdxstack.preflight import facts
 from tdxstack.preflight.facts import CommandLine, CpuInfo, FactMalformed
 
@@ -77,17 +78,17 @@ Version: 2
 
 
 def test_packages() -> None:
-    assert facts.read_dpkg_status(DPKG) == {"a": "1"}
-    assert facts.read_rpm_list("qemu-kvm\t10.1.0-1.el10\nbroken\n") == {"qemu-kvm": "10.1.0-1.el10"}
+    assert package_lists.read_dpkg_status(DPKG) == {"a": "1"}
+    assert package_lists.read_rpm_list("qemu-kvm\t10.1.0-1.el10\nbroken\n") == {"qemu-kvm": "10.1.0-1.el10"}
 
 
 @given(st.text(max_size=300))
 def test_no_text_crashes_a_parser(text: str) -> None:
     CommandLine.parse(text)
     facts.read_log(text)
-    facts.read_dpkg_status(text)
-    facts.read_rpm_list(text)
-    facts.read_os_release(text)
+    package_lists.read_dpkg_status(text)
+    package_lists.read_rpm_list(text)
+    package_lists.read_os_release(text)
     for parse in (CpuInfo.parse, facts.version):
         try:
             parse(text)

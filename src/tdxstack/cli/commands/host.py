@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from tdxstack.cli import output
+from tdxstack.cli.commands import host_install
 from tdxstack.errors import ExitCode, UsageError
 
 
@@ -17,6 +18,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     output.add_json(components)
     components.set_defaults(run=components_command)
     _add_diagnose(verbs.add_parser("diagnose", help="read logs and say what is wrong, why, and what to do"))
+    host_install.add_install(verbs.add_parser("install", help="install the stack on this host (plan first)"))
+    host_install.add_uninstall(verbs.add_parser("uninstall", help="put back what install changed"))
+    host_install.add_qcnl(verbs.add_parser("qcnl", help="the quote provider's configuration"))
     _add_capture(verbs.add_parser("capture", help="copy what checks read into a directory, for a bug report"))
 
 
