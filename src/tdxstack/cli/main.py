@@ -33,6 +33,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "pccs": ("pccs", "serve collateral: Intel's PCCS interface"),
     "policy": ("policy", "check and explain appraisal policies"),
     "guest": ("guest", "evidence from inside a TD: report, quote, event log, registers"),
+    "deploy": ("deploy", "the stack on many hosts and guests"),
     "completion": ("completion", "print a shell completion script"),
     "man": ("man", "print the manual page"),
 }

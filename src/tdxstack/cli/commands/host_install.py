@@ -21,7 +21,8 @@ def add_install(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repository", default="", metavar="DIR", help="host_repo with the stack's packages")
     parser.add_argument("--kernel", default="", metavar="VERSION", help="make this installed kernel the default")
     parser.add_argument("--user", action="append", default=[], metavar="NAME", help="may run TDs (may be repeated)")
-    parser.add_argument("--pccs-url", default="https://localhost:8081/sgx/certification/v4/", metavar="URL")
+    pccs = "https://localhost:8081/sgx/certification/v4/"
+    parser.add_argument("--pccs-url", default=pccs, metavar="URL", help=f"where QGS asks (default: {pccs})")
     parser.add_argument(
         "--only", action="append", choices=GROUPS, default=[], help="only this part (may be repeated)"
     )
