@@ -18,7 +18,7 @@ import pytest
 
 from tdxstack.cli.main import main
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/sbin")
 CONFIG = """Port 22

@@ -209,10 +209,9 @@ def _environment(place: Path, options: Options) -> dict[str, str]:
         "ANSIBLE_LOCAL_TEMP": str(place / "tmp"),
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(place / "cp"),
         "ANSIBLE_PYTHON_INTERPRETER": "auto_silent",
+        "ANSIBLE_PIPELINING": "1",
     }
-    if options.ssh_config:
-        found["ANSIBLE_SSH_ARGS"] = f"-F {options.ssh_config} -o BatchMode=yes -o ServerAliveInterval=5"
-    else:
-        keep = "-C -o ControlMaster=auto -o ControlPersist=60s"
-        found["ANSIBLE_SSH_ARGS"] = f"{keep} -o BatchMode=yes -o ServerAliveInterval=15"
+    config = f"-F {options.ssh_config} " if options.ssh_config else ""
+    keep = "-C -o ControlMaster=auto -o ControlPersist=15s"
+    found["ANSIBLE_SSH_ARGS"] = f"{config}{keep} -o BatchMode=yes -o ServerAliveInterval=5 -o ServerAliveCountMax=6"
     return found

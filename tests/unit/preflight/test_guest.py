@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from host_trees import cpuinfo
+from tdxstack.cli.main import main
 from tdxstack.platform.linux_host_source import open_host
 from tdxstack.preflight import report, tree
 from tdxstack.preflight.host import Host
@@ -46,8 +47,10 @@ def test_a_td_of_the_software_platform(tmp_path: Path) -> None:
     assert _outcomes(tmp_path, files)["exit"] == "0"
 
 
-def test_no_td(tmp_path: Path) -> None:
+def test_no_td(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _outcomes(tmp_path, {"proc/cpuinfo": cpuinfo()})["exit"] == "4"
+    assert main(["host", "check", "--guest", "--root", str(tmp_path)]) == 4
+    assert "not a TD:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,9 @@ def _add_root(parser: argparse.ArgumentParser) -> None:
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "exit status: 0 all required checks pass, 4 not a TDX host, 1 otherwise"
     _add_root(parser)
+    parser.add_argument(
+        "--guest", action="store_true", help="look at a TD from inside instead (or a captured tree of one)"
+    )
     parser.add_argument("--verbose", action="store_true", help="tell the evidence of checks that pass, too")
     output.add_json(parser)
     parser.set_defaults(run=check)
@@ -65,13 +68,14 @@ def check(args: argparse.Namespace) -> ExitCode:
     from tdxstack.preflight import report, tree
     from tdxstack.preflight.host import Host
 
-    results = tree.check_host(Host(open_host(args.root)))
-    code = report.exit_code(results, tree.HOST_ROOTS)
-    document = output.document("host-check", report.body(results))
+    look, roots = (tree.check_guest, tree.GUEST_ROOTS) if args.guest else (tree.check_host, tree.HOST_ROOTS)
+    results = look(Host(open_host(args.root)))
+    code = report.exit_code(results, roots)
+    document = output.document("guest-preflight" if args.guest else "host-check", report.body(results))
     output.emit(args, document, lambda: report.text(results, colour=output.colour(sys.stdout), verbose=args.verbose))
     if code is ExitCode.UNSUPPORTED:
-        output.say("not a TDX host:")
-        for reason in report.reasons(results, tree.HOST_ROOTS):
+        output.say("not a TD:" if args.guest else "not a TDX host:")
+        for reason in report.reasons(results, roots):
             output.say(f"  {reason}")
     return code
 
