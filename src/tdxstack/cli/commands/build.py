@@ -1,0 +1,35 @@
+"""``tdxctl build``: package repositories for hosts and guests."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tdxstack.cli import output
+from tdxstack.errors import ExitCode
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    text = "make a directory of .deb or .rpm packages a repository that apt or dnf can read"
+    repository = verbs.add_parser("repository", help=text, description=text)
+    repository.add_argument(
+        "directory", type=Path, metavar="DIR", help="directory with the packages (host_repo, guest_repo)"
+    )
+    repository.add_argument("--sign", default="", metavar="KEY", help="OpenPGP key that signs it (apt)")
+    repository.add_argument("--gnupg", type=Path, metavar="DIR", help="GnuPG's home instead of the user's own")
+    output.add_json(repository)
+    repository.set_defaults(run=repository_command)
+
+
+def repository_command(args: argparse.Namespace) -> ExitCode:
+    """Index the packages, and sign the index."""
+    from tdxstack.deploy import repository
+
+    written = repository.make(args.directory, sign=args.sign, gnupg=args.gnupg)
+    document = output.document("repository", {"directory": str(args.directory), "written": written})
+    output.emit(args, document, lambda: "\n".join(str(args.directory / name) for name in written))
+    if "InRelease" not in written and "Release" in written:
+        output.say("not signed: apt takes it only as trusted; sign it with --sign KEY")
+    output.say(f"  next: tdxctl host install --repository {args.directory.absolute()}")
+    return ExitCode.DONE
