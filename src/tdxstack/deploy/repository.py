@@ -32,18 +32,31 @@ def make(directory: Path, *, sign: str = "", gnupg: Path | None = None) -> list[
     Raises:
         UsageError: neither .deb nor .rpm packages, or both; ProgramMissing, ProcessFailed.
     """
+    debs = _debs(directory)
+    if debs:
+        _apt(directory, debs, sign, gnupg)
+    else:
+        process.run(["createrepo_c", "--quiet", "--update", str(directory)], timeout=TIMEOUT)
+    return names(directory, sign=sign)
+
+
+def names(directory: Path, *, sign: str = "") -> list[str]:
+    """What ``make`` writes there. Raises UsageError as it does."""
+    if not _debs(directory):
+        return ["repodata/repomd.xml"]
+    return ["Packages", "Packages.gz", "Release", *(["InRelease", KEYRING] if sign else [])]
+
+
+def _debs(directory: Path) -> list[Path]:
+    """The .deb packages; empty where there are .rpm packages."""
     debs, rpms = sorted(directory.glob("*.deb")), sorted(directory.rglob("*.rpm"))
     if bool(debs) == bool(rpms):
-        raise UsageError(
-            f"{directory}: {len(debs)} .deb and {len(rpms)} .rpm packages: packages of one kind are needed"
-        )
-    if rpms:
-        process.run(["createrepo_c", "--quiet", "--update", str(directory)], timeout=TIMEOUT)
-        return ["repodata/repomd.xml"]
-    return _apt(directory, debs, sign, gnupg)
+        counts = f"{len(debs)} .deb and {len(rpms)} .rpm packages"
+        raise UsageError(f"{directory}: {counts}: packages of one kind are needed")
+    return debs
 
 
-def _apt(directory: Path, debs: Sequence[Path], sign: str, gnupg: Path | None) -> list[str]:
+def _apt(directory: Path, debs: Sequence[Path], sign: str, gnupg: Path | None) -> None:
     packages = "\n".join(_stanza(path) for path in debs).encode()
     contents = {"Packages": packages, "Packages.gz": gzip.compress(packages, mtime=0)}
     for name, data in contents.items():
@@ -54,12 +67,11 @@ def _apt(directory: Path, debs: Sequence[Path], sign: str, gnupg: Path | None) -
     for stale in ("InRelease", KEYRING):
         (directory / stale).unlink(missing_ok=True)
     if not sign:
-        return [*contents, "Release"]
+        return
     gpg = ["gpg", "--batch", "--yes", *(["--homedir", str(gnupg)] if gnupg else [])]
     signed = process.run([*gpg, "--local-user", sign, "--clearsign"], timeout=TIMEOUT, stdin=release.encode())
     write_atomic(directory / "InRelease", signed.stdout)
     write_atomic(directory / KEYRING, process.run([*gpg, "--export", sign], timeout=TIMEOUT).stdout)
-    return [*contents, "Release", "InRelease", KEYRING]
 
 
 def _stanza(path: Path) -> str:

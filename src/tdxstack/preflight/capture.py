@@ -25,6 +25,7 @@ from tdxstack.preflight.checks.attestation import (
 )
 from tdxstack.preflight.checks.capacity import CAPACITY, CURRENT
 from tdxstack.preflight.checks.confinement import ABSTRACTIONS, QEMU_CONF
+from tdxstack.preflight.firmware_files import FACTS, firmware_files
 from tdxstack.preflight.host import DMI_TABLE
 from tdxstack.preflight.msr import CAPTURED
 from tdxstack.system.files import write_atomic
@@ -78,7 +79,21 @@ def collect(source: HostSource) -> dict[str, bytes]:
             plan[path] = b""
     _add_cleaned(plan, source)
     plan.update(_answers(source))
+    plan.update(_firmware(source))
     return plan
+
+
+def _firmware(source: HostSource) -> dict[str, bytes]:
+    """Facts of firmware files, which are too large to send, and what their packages list."""
+    info = "/var/lib/dpkg/info"
+    found: dict[str, bytes] = {}
+    for name in source.files.names(info):
+        if name.endswith(".md5sums") and "ovmf" in name.lower():
+            _add(found, f"{info}/{name}", source)
+    with suppress(HostReadError):
+        facts = [asdict(one) for one in firmware_files(source.files)]
+        found[FACTS] = (json.dumps(facts, indent=1) + "\n").encode()
+    return found
 
 
 def _add(plan: dict[str, bytes], path: str, source: HostSource) -> None:

@@ -53,6 +53,8 @@ def _apt(root: Path, source: str, *argv: str) -> subprocess.CompletedProcess[str
 def test_apt_reads_the_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repo = _deb(tmp_path, "tdx-thing", "1.0").parent
     _deb(tmp_path, "tdx-other", "2.0")
+    assert main(["build", "repository", str(repo), "--dry-run"]) == 0
+    assert not (repo / "Packages").exists()
     assert main(["build", "repository", str(repo)]) == 0
     assert "not signed" in capsys.readouterr().err
     if shutil.which("apt-get") is None:

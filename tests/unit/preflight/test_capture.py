@@ -17,13 +17,10 @@ def _outcomes(root: Path) -> dict[str, str]:
     return {one.check.id: one.outcome.value for one in report.everything(tree.check_host(Host(open_host(root))))}
 
 
-@pytest.mark.parametrize("name", ["good-upstream", "good-1.5", "problem-02-old-module", "problem-09-not-registered"])
+@pytest.mark.parametrize("name", ["good-upstream", "good-1.5", "problem-02-old-module", "problem-12-rtmr-mismatch"])
 def test_a_captured_tree_gives_the_same_outcomes(name: str, tmp_path: Path) -> None:
     assert main(["host", "capture", "--root", str(HOSTS / name), str(tmp_path / "tree")]) == 0
-    before, after = _outcomes(HOSTS / name), _outcomes(tmp_path / "tree")
-    # firmware files are too large to send, so what looks into one cannot be told from a capture
-    told = {key for key in before if not key.startswith("ovmf.")}
-    assert {key: after[key] for key in told} == {key: before[key] for key in told}
+    assert _outcomes(tmp_path / "tree") == _outcomes(HOSTS / name)
 
 
 def test_secrets_stay_behind(tmp_path: Path) -> None:

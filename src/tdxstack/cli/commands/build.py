@@ -18,6 +18,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     )
     repository.add_argument("--sign", default="", metavar="KEY", help="OpenPGP key that signs it (apt)")
     repository.add_argument("--gnupg", type=Path, metavar="DIR", help="GnuPG's home instead of the user's own")
+    repository.add_argument("--dry-run", action="store_true", help="show what would be written")
     output.add_json(repository)
     repository.set_defaults(run=repository_command)
 
@@ -26,6 +27,10 @@ def repository_command(args: argparse.Namespace) -> ExitCode:
     """Index the packages, and sign the index."""
     from tdxstack.deploy import repository
 
+    if args.dry_run:
+        for name in repository.names(args.directory, sign=args.sign):
+            output.say(f"would write {args.directory / name}")
+        return ExitCode.DONE
     written = repository.make(args.directory, sign=args.sign, gnupg=args.gnupg)
     document = output.document("repository", {"directory": str(args.directory), "written": written})
     output.emit(args, document, lambda: "\n".join(str(args.directory / name) for name in written))

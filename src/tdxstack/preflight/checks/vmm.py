@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from enum import StrEnum
 
 from tdxstack.preflight import facts
+from tdxstack.preflight.firmware_files import PLACES, FirmwareFile, firmware_files
 from tdxstack.preflight.host import Host, World
 from tdxstack.preflight.model import Check, Finding, failed, judged, passed, skipped, warned
 
-#: TDVF's metadata GUID e47a6535-984a-4798-865e-4685a7bf8ec2 as it stands in a file (TDVF Design Guide, section 11).
-TDVF_METADATA_GUID = bytes.fromhex("35657ae44a989847865e4685a7bf8ec2")
-#: Where distributions and the 1.5 stack put a firmware that can run TDs.
-FIRMWARE = (
-    "/usr/share/ovmf/OVMF.inteltdx.fd",
-    "/usr/share/ovmf/OVMF.tdx.fd",
-    "/usr/share/OVMF/OVMF.inteltdx.fd",
-    "/usr/share/edk2/ovmf/OVMF.inteltdx.fd",
-    "/usr/share/qemu/OVMF.fd",
-    "/usr/share/ovmf/OVMF.fd",
-)
 PIN = "install the stack's own packages and pin them: tdxctl host install --only packages"
 
 
@@ -119,36 +108,34 @@ def _libvirt_matches(host: Host) -> Finding:
     return judged(number < (11, 6), evidence)
 
 
-def _firmware_path(host: Host) -> str | None:
-    paths = [path for path in FIRMWARE if host.files.exists(path)]
-    with_tdx = [path for path in paths if TDVF_METADATA_GUID in host.files.read(path, limit=32 << 20)]
-    return with_tdx[0] if with_tdx else None
+def _tdvf(host: Host) -> FirmwareFile | None:
+    return next((one for one in firmware_files(host.files) if one.tdvf), None)
 
 
 def _firmware(host: Host) -> Finding:
-    present = [path for path in FIRMWARE if host.files.exists(path)]
+    present = firmware_files(host.files)
     if not present:
-        return failed(f"none of {', '.join(FIRMWARE)}")
-    chosen = _firmware_path(host)
+        return failed(f"none of {', '.join(PLACES)}")
+    chosen = _tdvf(host)
     if chosen is None:
-        return failed(f"{', '.join(present)}: without TDX metadata: no TDVF")
-    return passed(f"{chosen}: carries TDX metadata")
+        return failed(f"{', '.join(one.path for one in present)}: without TDX metadata: no TDVF")
+    return passed(f"{chosen.path}: carries TDX metadata")
 
 
 def _firmware_unmodified(host: Host) -> Finding:
-    path = _firmware_path(host)
-    if path is None:
+    chosen = _tdvf(host)
+    if chosen is None:
         return skipped("no TDVF")
-    md5 = hashlib.md5(host.files.read(path, limit=32 << 20), usedforsecurity=False).hexdigest()
     for name in host.files.names("/var/lib/dpkg/info"):
         if not name.endswith(".md5sums") or "ovmf" not in name.lower():
             continue
         for line in host.files.text(f"/var/lib/dpkg/info/{name}").splitlines():
             listed, _, where = line.partition("  ")
-            if f"/{where.strip()}" == path:
+            if f"/{where.strip()}" == chosen.path:
                 owner = name.removesuffix(".md5sums")
-                return judged(listed == md5, f"{path}: MD5 {md5}, package {owner} lists {listed}")
-    return skipped(f"no package lists {path}")
+                evidence = f"{chosen.path}: MD5 {chosen.md5}, package {owner} lists {listed}"
+                return judged(listed == chosen.md5, evidence)
+    return skipped(f"no package lists {chosen.path}")
 
 
 def _passt(host: Host) -> Finding:
