@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,7 @@ def test_guest_verbs_from_the_host(tdxctl: Tdxctl, quickstart: Any, tmp_path: Pa
     tdxctl.ok("guest", "quote", "--td", name, "--report-data", "ab" * 64, "--out", str(out))
     shown = tdxctl.json("quote", "show", str(out))
     assert "ab" * 64 in json.dumps(shown)
-    registers = tdxctl.json("guest", "rtmr", "read", "--td", name)
+    registers = tdxctl.json("guest", "rtmr", "--td", name)
     assert [registers["rtmr"][0]] == [quickstart["rtmr"][0]["quoted"]]
 
 
@@ -85,7 +87,7 @@ def _run_in_guest(tdxctl: Tdxctl, name: str, client: Path, *outputs: str) -> sub
     copied = f"/root/{client.name}"
     with client.open("rb") as source:
         done = subprocess.run(
-            ["python3", "-m", "tdxstack.cli", "td", "ssh", name, "--", f"cat > {copied} && chmod 755 {copied}"],
+            [sys.executable, "-m", "tdxstack.cli", "td", "ssh", name, "--", f"cat > {copied} && chmod 755 {copied}"],
             stdin=source,
             env=tdxctl.environment,
             capture_output=True,
@@ -167,7 +169,7 @@ def test_four_tds_at_once(tdxctl: Tdxctl, quickstart: Any) -> None:
             tdxctl.ok("td", "start", name)
         for name in names:
             tdxctl.ok("td", "wait", name, "--for", "agent", timeout=400)
-        registers = [tuple(tdxctl.json("guest", "rtmr", "read", "--td", name)["rtmr"]) for name in names]
+        registers = [tuple(tdxctl.json("guest", "rtmr", "--td", name)["rtmr"]) for name in names]
         assert len({values[2] for values in registers}) == 4, "each has its own command line in RTMR2"
         assert len({values[1] for values in registers}) == 1, "all have the same kernel in RTMR1"
         listed = {td["name"]: td for td in tdxctl.json("td", "list")["tds"]}
@@ -175,3 +177,42 @@ def test_four_tds_at_once(tdxctl: Tdxctl, quickstart: Any) -> None:
     finally:
         for name in names:
             tdxctl("td", "delete", name, "--yes")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_quickstart_leaves_nothing(tdxctl: Tdxctl, quickstart: Any, number: int) -> None:
+    before = tdxctl.json("td", "list")["tds"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tdxstack.cli", "quickstart"],
+        env=tdxctl.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "wait for the guest" in line:
+                process.send_signal(number)
+                break
+        process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    after = tdxctl.json("td", "list")["tds"]
+    assert [td["name"] for td in after] == [td["name"] for td in before]
+    assert all(td["state"] == "running" for td in after)
+
+
+def test_a_second_start_and_a_port_in_use(tdxctl: Tdxctl, quickstart: Any) -> None:
+    again = tdxctl("td", "start", quickstart["td"]["name"])
+    assert again.returncode == 1
+    assert "running" in again.stderr
+    td = quickstart["td"]
+    try:
+        tdxctl.ok(
+            "td", "create", "clash", "--kernel", td["kernel"], "--initrd", td["initrd"], "--cmdline", "x",
+            "--firmware", quickstart["firmware"]["path"], "--ssh-port", str(td["ssh_port"]),
+        )  # fmt: skip
+        done = tdxctl("td", "start", "clash")
+        assert done.returncode == 1
+        assert str(td["ssh_port"]) in done.stderr
+    finally:
+        tdxctl("td", "delete", "clash", "--yes")
