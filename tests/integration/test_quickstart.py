@@ -129,7 +129,8 @@ def _changed(tdxctl: Tdxctl, quickstart: Any, what: str, folder: Path) -> list[s
         return ["--initrd", str(changed)]
     if what == "kernel":
         kernel = bytearray(Path(td["kernel"]).read_bytes())
-        kernel[-1] ^= 1
+        version = int.from_bytes(kernel[0x20E:0x210], "little") + 0x200  # boot protocol: kernel_version, a text
+        kernel[version] ^= 1
         changed.write_bytes(kernel)
         return ["--kernel", str(changed)]
     firmware = bytearray(Path(quickstart["firmware"]["path"]).read_bytes())
@@ -173,7 +174,7 @@ def test_four_tds_at_once(tdxctl: Tdxctl, quickstart: Any) -> None:
         assert len({values[2] for values in registers}) == 4, "each has its own command line in RTMR2"
         assert len({values[1] for values in registers}) == 1, "all have the same kernel in RTMR1"
         listed = {td["name"]: td for td in tdxctl.json("td", "list")["tds"]}
-        assert len({listed[name]["ssh_port"] for name in names}) == 4
+        assert len({listed[name]["run"]["ssh_port"] for name in names}) == 4
     finally:
         for name in names:
             tdxctl("td", "delete", name, "--yes")
