@@ -20,11 +20,13 @@ FIRMWARE_PLACES = (
 
 
 def dialect(spec: TdSpec) -> Dialect:
-    """The dialect that the spec names, or the one that its platform speaks."""
+    """The dialect that the spec names; for a TD on hardware the one its QEMU says it speaks; else ``software``."""
     if spec.dialect != "auto":
         return dialects.by_name(spec.dialect)
     if spec.type is VmType.TD and spec.platform == HARDWARE:
-        return dialects.UPSTREAM
+        from tdxstack.vm.qemu.probe import dialect_of, probe
+
+        return dialect_of(probe(spec.qemu), spec.qemu)
     return dialects.SOFTWARE
 
 

@@ -123,7 +123,7 @@ UPSTREAM = Dialect(
     memory_backend="memory-backend-ram",
     cpu="host",
     hpet_option=(),
-    machine="q35,kernel-irqchip=split,hpet=off,smm=off",
+    machine="q35,hpet=off,smm=off",
     reboot=Reboot.RECREATE,
 )
 
