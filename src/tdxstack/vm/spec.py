@@ -81,7 +81,7 @@ class TdSpec:
     type: VmType = _setting(kind.choice(VmType), "trust domain, or a plain machine with or without UEFI", VmType.TD)
     boot: Boot = _setting(kind.choice(Boot), "what the firmware starts", Boot.DIRECT)
     firmware: Path | None = _setting(kind.PATH, "TDVF or OVMF file (default: the one found on this machine)")
-    image: Path | None = _setting(kind.PATH, "disk image, qcow2 or raw")
+    image: Path | None = _setting(kind.PATH, "disk image, qcow2 or raw; td create takes an image's name too")
     overlay: bool = _setting(kind.FLAG, "write to an overlay and never to the image itself", True)
     kernel: Path | None = _setting(kind.PATH, "kernel, or unified kernel image with boot=uki")
     initrd: Path | None = _setting(kind.PATH, "initial RAM disk")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import threading
 import tty
 from base64 import b64decode
@@ -67,7 +68,7 @@ def test_report_and_quote(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None
         (b'{"id": 1}', "a request is"),
         (b'{"id": 1, "method": 5}', "a request is"),
         (b'{"id": 1, "method": "ping", "params": [1]}', "params is not an object"),
-        (b'{"id": 1, "method": "reboot"}', "no method 'reboot'"),
+        (b'{"id": 1, "method": "dance"}', "no method 'dance'"),
         (b'{"id": 1, "method": "report"}', "report_data is not"),
         (b'{"id": 1, "method": "report", "params": {"report_data": 5}}', "report_data is not"),
         (b'{"id": 1, "method": "report", "params": {"report_data": "zz"}}', "report_data is not"),
@@ -175,3 +176,11 @@ def test_the_port_survives_garbage_and_greets_anew(port: Terminal) -> None:
     assert port.receive()["event"] == "ready"
     port.send(b'{"id": 6, "method": "ping"}\n')
     assert port.receive()["id"] == 6
+
+
+@pytest.mark.parametrize(("method", "offset"), [("shutdown", 4), ("reboot", 5)])
+def test_init_is_asked_to_end_the_system(monkeypatch: pytest.MonkeyPatch, method: str, offset: int) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    assert Agent().call(method, {}) == {}
+    assert sent == [(1, signal.SIGRTMIN + offset)]

@@ -111,6 +111,7 @@ def _add_wait(verbs: Any) -> None:
 def run_create(args: argparse.Namespace) -> ExitCode:
     from pathlib import Path
 
+    from tdxstack.cli.commands.td_images import resolve
     from tdxstack.vm import lifecycle, spec_file
     from tdxstack.vm.spec import SETTINGS, TdSpec
 
@@ -119,7 +120,7 @@ def run_create(args: argparse.Namespace) -> ExitCode:
     values |= {name: value for name, value in options.items() if value is not None}
     if args.name:
         values["name"] = args.name
-    spec = TdSpec.from_mapping(values).check()
+    spec = TdSpec.from_mapping(resolve(values)).check()
     if args.dry_run:
         output.emit(args, output.document("td-spec", spec.to_mapping()), lambda: spec_file.dumps(spec))
         return ExitCode.DONE

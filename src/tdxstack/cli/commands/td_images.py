@@ -1,0 +1,28 @@
+"""Where a TD's settings name an image of ``tdxctl image list``, its files stand in for what was not given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with ``image`` a path. A name (no ``/`` in it, and no file of that name here) is looked up among the
+    built images; a direct boot then takes the image's kernel, initrd and command line, unless they were given.
+
+    Raises:
+        UsageError: there is no image of that name.
+    """
+    name = values.get("image")
+    if not isinstance(name, str) or "/" in name or Path(name).exists():
+        return dict(values)
+    from tdxstack.image.store import find_image
+
+    image = find_image(name)
+    filled = {**values, "image": str(image.disk)}
+    filled.setdefault("boot", image.boot)
+    if filled["boot"] == "direct" and "kernel" not in values:
+        own = {"kernel": str(image.kernel), "initrd": str(image.initrd), "cmdline": image.default_cmdline}
+        filled = {**own, **filled}
+    return filled
