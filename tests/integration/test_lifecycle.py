@@ -117,7 +117,7 @@ def test_from_definition_to_deletion(define: Callable[..., TdSpec]) -> None:
 
     lifecycle.call_guest("demo", "reboot")
     _rebooted("demo")
-    assert lifecycle.stop("demo", "agent").state is State.STOPPED
+    assert lifecycle.stop("demo").state is State.STOPPED
     _gone(record)
     assert not record.place.run_dir.exists()
     with pytest.raises(StateError, match="while stopped"):

@@ -17,7 +17,7 @@ from tdxstack.vm.spec_rules import check_files
 from tdxstack.vm.state import ACTIVE, STARTABLE, State
 
 SAVE_TIMEOUT = 600.0
-REBOOT_MODES = ("acpi", "agent", "force")
+REBOOT_MODES = ("auto", "acpi", "agent", "force")
 
 
 def save(name: str) -> TdRecord:
@@ -101,16 +101,16 @@ def change(name: str, values: Mapping[str, Any]) -> TdRecord:
 
 
 def reboot(
-    name: str, mode: str = "acpi", *, timeout: float = lifecycle.STOP_TIMEOUT, progress: Progress | None = None
+    name: str, mode: str = "auto", *, timeout: float = lifecycle.STOP_TIMEOUT, progress: Progress | None = None
 ) -> TdRecord:
-    """Reboot: ``acpi`` powers off and starts again, ``agent`` asks the guest, ``force`` resets the machine.
+    """Reboot: ``auto`` and ``acpi`` power off and start, ``agent`` asks the guest, ``force`` resets the machine.
 
-    Returns when the machine runs again for ``acpi``, and when the reset is under way for the others.
+    Returns when the machine runs again where it was powered off, and when the reset is under way for the others.
     """
     if mode not in REBOOT_MODES:
         raise UsageError(f"{mode!r} is no way to reboot a TD", hint=f"one of {', '.join(REBOOT_MODES)}")
-    if mode == "acpi":
-        lifecycle.stop(name, "acpi", timeout=timeout)
+    if mode in ("auto", "acpi"):
+        lifecycle.stop(name, mode, timeout=timeout)
         return lifecycle.start(name, progress=progress)
     if mode == "agent":
         lifecycle.call_guest(name, "reboot", timeout=timeout)

@@ -209,8 +209,9 @@ def registers(name: str) -> dict[str, str]:
         return answer
 
 
-def stop(name: str, mode: str = "acpi", *, timeout: float = STOP_TIMEOUT) -> TdRecord:
-    """Stop a TD: ``acpi`` (power button), ``agent`` (the guest's agent), ``force`` (at once).
+def stop(name: str, mode: str = "auto", *, timeout: float = STOP_TIMEOUT) -> TdRecord:
+    """Stop a TD: ``auto`` (the agent if it has reported, else the power button), ``acpi`` (power button), ``agent``,
+    ``force`` (at once).
 
     Raises:
         StateError: it does not run.
@@ -223,7 +224,7 @@ def stop(name: str, mode: str = "acpi", *, timeout: float = STOP_TIMEOUT) -> TdR
     return settled(name)
 
 
-STOP_MODES = ("acpi", "agent", "force")
+STOP_MODES = ("auto", "acpi", "agent", "force")
 
 
 def suspend(name: str) -> TdRecord:

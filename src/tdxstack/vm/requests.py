@@ -145,7 +145,7 @@ class Requests:
             await self._resume({})
 
     async def _stop(self, params: Params) -> dict[str, Any]:
-        mode, timeout = str(params.get("mode", "acpi")), float(params.get("timeout", STOP_TIMEOUT))
+        mode, timeout = str(params.get("mode", "auto")), float(params.get("timeout", STOP_TIMEOUT))
         self._require("stop", UP | {State.STOPPING})
         before = self._td.record.state
         if before is not State.STOPPING:
@@ -174,7 +174,12 @@ class Requests:
             return
         if paused:
             await machine.execute("cont")
-        if mode == "agent":
-            await self._td.agent.call("shutdown", {}, AGENT_TIMEOUT)
-        else:
-            await machine.execute("system_powerdown")
+        if mode == "agent" or (mode == "auto" and self._td.agent.ready):
+            try:
+                await self._td.agent.call("shutdown", {}, AGENT_TIMEOUT)
+            except TdxStackError:
+                if mode == "agent":
+                    raise
+            else:
+                return
+        await machine.execute("system_powerdown")

@@ -28,7 +28,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--print-xml", action="store_true", help="print libvirt's domain XML and start nothing")
     output.add_json(start)
     stop = _verb(verbs, "stop", run_stop, "power a TD off")
-    stop.add_argument("--mode", choices=("acpi", "agent", "force"), default="acpi", help="how (default: acpi)")
+    stop.add_argument(
+        "--mode", choices=("auto", "acpi", "agent", "force"), default="auto", help="how (default: auto)"
+    )
     stop.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds the guest may take")
     _add_dry_run(stop)
     output.add_json(stop)

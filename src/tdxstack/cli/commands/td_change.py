@@ -24,7 +24,9 @@ def add_verbs(add: AddVerb, add_settings: Callable[[argparse.ArgumentParser], No
     clone = add("clone", run_clone, "define a second TD with the settings and disk of a stopped one")
     clone.add_argument("new_name", metavar="NEW-NAME", help="name of the copy")
     reboot = add("reboot", run_reboot, "reboot a TD")
-    reboot.add_argument("--mode", choices=("acpi", "agent", "force"), default="acpi", help="how (default: acpi)")
+    reboot.add_argument(
+        "--mode", choices=("auto", "acpi", "agent", "force"), default="auto", help="how (default: auto)"
+    )
     reboot.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds the guest may take")
     add("save", run_save, "take a TD's memory to disk and end it; `td start` goes on from there")
     _add_snapshot(add("snapshot", run_snapshot, "keep a running TD as it is, to go back to it later", named=False))
