@@ -1,8 +1,8 @@
 """A guest that boots in seconds: Debian's cloud kernel and a busybox RAM disk, with a small agent in shell.
 
 Packages come from the machine's own apt sources and are kept in ``TDXSTACK_TEST_CACHE`` (default: a directory under
-/var/tmp). The agent answers every request with ``{"pong": true}``, and knows ``shutdown`` and ``reboot``. Port 22 of
-the guest echoes.
+/var/tmp). The agent answers every request with ``{"pong": true}``, and
+knows ``shutdown``, ``reboot`` and ``fill`` (the disk). Port 22 of the guest echoes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ if [ -n "$device" ]; then
   ( while read -r line <&3; do
       id=$(echo "$line" | sed -n 's/.*"id": *\\([0-9]*\\).*/\\1/p')
       answer $id
-      case "$line" in *shutdown*) poweroff -f;; *reboot*) reboot -f;; esac
+      case "$line" in *shutdown*) poweroff -f;; *reboot*) reboot -f;;
+        *fill*) dd if=/dev/urandom of=/dev/vda bs=1M count=16 & ;; esac
     done ) &
 fi
 echo "tiny guest: ready"
@@ -131,7 +132,7 @@ def _build(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def tiny_guest() -> TinyGuest:
     """The guest's files, built on first use."""
-    folder = _cache() / "tiny-guest-1"
+    folder = _cache() / "tiny-guest-2"
     folder.mkdir(exist_ok=True)
     if not (folder / "vmlinuz").exists():
         _build(folder)

@@ -115,6 +115,11 @@ class Place:
         return self.directory / "td.json"
 
     @property
+    def reserve(self) -> Path:
+        """Space that the supervisor gives up to write the state when the disk is full."""
+        return self.directory / "reserve"
+
+    @property
     def lock(self) -> Path:
         return self.directory / "lock"
 

@@ -149,7 +149,7 @@ class Requests:
         self._require("stop", UP | {State.STOPPING})
         before = self._td.record.state
         if before is not State.STOPPING:
-            self._td.move(State.STOPPING)
+            self._announce_stop(force=mode == "force")
         try:
             await self._ask_to_stop(mode, paused=before is State.PAUSED)
             await asyncio.wait_for(self._td.finished.wait(), timeout)
@@ -165,6 +165,14 @@ class Requests:
             )
             raise SystemFault(f"TD {name} {why}", hint=f"tdxctl td stop {name} --mode force") from None
         return self._td.record.to_mapping()
+
+    def _announce_stop(self, *, force: bool) -> None:
+        """A state that cannot be written does not keep a TD from being ended."""
+        try:
+            self._td.move(State.STOPPING)
+        except SystemFault:
+            if not force:
+                raise
 
     async def _ask_to_stop(self, mode: str, *, paused: bool) -> None:
         machine = self._td.machine

@@ -6,7 +6,9 @@ import asyncio
 from pathlib import Path
 
 from tdxstack.platform.base import TdParameters, TdSession, open_platform, open_session
+from tdxstack.platform.software.swtpm import Swtpm
 from tdxstack.vm.dialects import wanted_attributes
+from tdxstack.vm.record import Place
 from tdxstack.vm.spec import TdSpec, VmType
 
 
@@ -42,6 +44,29 @@ class PlainSession:
         return
 
 
+class TpmSession(PlainSession):
+    """The session of a plain machine with a TPM: swtpm, whose state stays with the machine's disk."""
+
+    def __init__(self, state: Path, run_dir: Path) -> None:
+        self._control = run_dir / "tpm-control.sock"
+        self._swtpm = Swtpm(state, self._control, run_dir / "swtpm.log")
+
+    def qemu_arguments(self) -> list[str]:
+        return [
+            *("-chardev", f"socket,id=tpm,path={self._control}"),
+            *("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"),
+        ]
+
+    async def start(self) -> None:
+        await self._swtpm.start()
+
+    async def close(self) -> None:
+        await self._swtpm.close()
+
+    async def wait_failed(self) -> str:
+        return await self._swtpm.ended()
+
+
 def td_session(spec: TdSpec, firmware: Path | None, run_dir: Path) -> TdSession:
     """A session for ``spec`` that boots the file ``firmware``; nothing is started yet.
 
@@ -49,7 +74,7 @@ def td_session(spec: TdSpec, firmware: Path | None, run_dir: Path) -> TdSession:
         PlatformMissing: the spec's platform does not exist here.
     """
     if spec.type is not VmType.TD or firmware is None:
-        return PlainSession()
+        return TpmSession(Place(spec.name).directory / "tpm", run_dir) if spec.tpm else PlainSession()
     parameters = TdParameters(
         memory_bytes=spec.memory,
         vcpus=spec.vcpus,

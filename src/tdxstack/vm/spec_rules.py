@@ -64,6 +64,8 @@ def _type(spec: TdSpec) -> None:
             _refuse(spec, name, f"has no meaning for type={spec.type.value}", f"leave {name} out, or use type=td")
     if spec.quote not in ("auto", "none"):
         _refuse(spec, "quote", f"type={spec.type.value} has no quotes", "leave quote out, or use type=td")
+    if spec.type is VmType.LEGACY and spec.tpm:
+        _refuse(spec, "tpm", "needs UEFI", "use type=efi")
     if spec.type is VmType.LEGACY and spec.boot is Boot.UKI:
         _refuse(spec, "boot", "a UKI needs UEFI", "use type=efi or type=td")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tdxstack.errors import StateError, SystemFault, TdxStackError
-from tdxstack.system.files import sha256_file
+from tdxstack.system.files import sha256_file, write_atomic
 from tdxstack.vm import allocation, disk, events, keys, migration, plan, restoring
 from tdxstack.vm import record as records
 from tdxstack.vm.agent import AgentConnection
@@ -38,6 +38,8 @@ from tdxstack.vm.session import td_session
 from tdxstack.vm.state import ACTIVE, State
 
 PORT_ATTEMPTS = 5
+#: Enough for a record and the blocks of a directory.
+RESERVE_SIZE = 64 << 10
 HOST_FORWARD_FAULT = "host forwarding rule"
 
 
@@ -105,6 +107,7 @@ class Supervisor:
         dialect, run = plan.prepare(self.record)
         shutil.rmtree(place.run_dir, ignore_errors=True)
         run_dir = place.make_run_dir()
+        write_atomic(place.reserve, bytes(RESERVE_SIZE), mode=0o600)
         for log in (place.console_log, place.qemu_log):
             log.unlink(missing_ok=True)
         if run.firmware:
@@ -196,9 +199,13 @@ class Supervisor:
             shutil.rmtree(self.record.place.directory, ignore_errors=True)
 
     def move(self, state: State, reason: str | None = None, *, run: Run | None = None) -> None:
-        """Go to another state: on disk first."""
+        """Go to another state: on disk first, on a full disk too, if by the space that was kept for it."""
         moved = self.record.moved(state, reason, run=run)
-        records.save(moved)
+        try:
+            records.save(moved)
+        except SystemFault:
+            self.record.place.reserve.unlink(missing_ok=True)
+            records.save(moved)
         self.record = moved
         events.note(self.record.name, "state", {"state": state.value, "reason": reason})
 

@@ -122,6 +122,7 @@ def test_bad_values_name_the_setting(values: dict[str, Any], message: str) -> No
         ({"type": VmType.EFI, "quote": "vsock"}, "has no quotes"),
         ({"type": VmType.LEGACY, "boot": Boot.UKI}, "needs UEFI"),
         ({"tpm": True}, "no TPM of its own"),
+        ({"tpm": True, "type": VmType.LEGACY}, "needs UEFI"),
         ({"ssh_port": 70000}, "is no port"),
         ({"network": "none", "ssh_port": 22}, "forwards no ports"),
         ({"ssh_port": 99, "ports": (PortForward("tcp", 99, 1),)}, "same host port"),
