@@ -31,6 +31,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "quote": ("quote", "show, verify and explain quotes"),
     "collateral": ("collateral", "fetch, keep, show and compare collateral"),
     "pccs": ("pccs", "serve collateral: Intel's PCCS interface"),
+    "verifier": ("verifier", "serve verdicts on quotes, as signed tokens"),
     "policy": ("policy", "check and explain appraisal policies"),
     "guest": ("guest", "evidence from inside a TD: report, quote, event log, registers"),
     "deploy": ("deploy", "the stack on many hosts and guests"),

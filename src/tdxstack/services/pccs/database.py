@@ -13,17 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, select, text, update
+from sqlalchemy import Connection, Table, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from tdxstack.errors import StateError, SystemFault, UsageError
+from tdxstack.errors import StateError, SystemFault
 from tdxstack.services.pccs import schema
+from tdxstack.services.sql import WRITES, open_engine, sql_fault
 
-#: Seconds that a writer waits for another one.
-BUSY_SECONDS = 20
 _MIGRATION_LOCK = 0x7464785F706363
-_URL_HINT = "sqlite:////PATH or postgresql+psycopg://USER@HOST/DATABASE"
 
 
 class Database:
@@ -35,7 +33,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._engine = _engine(url)
+        self._engine = open_engine(url)
         self.clock = clock
         self.insert: Any = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
 
@@ -55,7 +53,7 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
         try:
-            with self._engine.connect().execution_options(tdxstack_write=True) as connection, connection.begin():
+            with self._engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
                 if self._engine.dialect.name == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
                 config.attributes["connection"] = connection
@@ -65,7 +63,7 @@ class Database:
         except CommandError as error:
             raise SystemFault(f"database: {error}", hint="use the version of tdxstack that wrote it") from None
         except SQLAlchemyError as error:
-            raise _fault(error) from None
+            raise sql_fault(error) from None
 
     def check(self) -> int:
         """Read one row; the generation.
@@ -79,7 +77,7 @@ class Database:
                     select(schema.facts.c.number).where(schema.facts.c.name == "generation")
                 ).scalar()
         except SQLAlchemyError as error:
-            raise _fault(error) from None
+            raise sql_fault(error) from None
         if found is None:
             raise SystemFault("database: it was not initialised", hint="tdxctl pccs init")
         return int(found)
@@ -134,20 +132,20 @@ class Database:
             with self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise _fault(error) from error
+            raise sql_fault(error) from error
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction; it is durable when the block ends. Raises SystemFault where the database refuses."""
         try:
-            with self._engine.connect().execution_options(tdxstack_write=True) as connection, connection.begin():
+            with self._engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
                 facts = schema.facts
                 connection.execute(
                     update(facts).where(facts.c.name == "generation").values(number=facts.c.number + 1)
                 )
                 yield connection
         except SQLAlchemyError as error:
-            raise _fault(error) from error
+            raise sql_fault(error) from error
 
     def upsert(self, connection: Connection, table: Table, **values: Any) -> None:
         """Insert a row, or change the one of the same key."""
@@ -155,37 +153,3 @@ class Database:
         keys = [column.name for column in table.primary_key]
         changed = {name: statement.excluded[name] for name in values if name not in keys}
         connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed))
-
-
-def _fault(error: SQLAlchemyError) -> SystemFault:
-    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-    return SystemFault(f"database: {reason}", hint="check the database's URL, its server and its disk")
-
-
-def _engine(url: str) -> Engine:
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise UsageError("the database's URL cannot be read", hint=_URL_HINT) from None
-    if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed, pool_size=8, max_overflow=8, pool_pre_ping=True, pool_timeout=BUSY_SECONDS)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        raise UsageError("no database of a kind that is supported", hint=_URL_HINT)
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    """Transactions are begun by us, since a writer must hold the lock before it reads."""
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_SECONDS * 1000}", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("tdxstack_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

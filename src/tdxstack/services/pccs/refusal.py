@@ -12,6 +12,7 @@ class Status(IntEnum):
     INVALID_REQUEST = 400
     UNAUTHORIZED = 401
     NO_CACHE_DATA = 404
+    CONFLICT = 409
     PCS_V3_GONE = 410
     CONTENT_TOO_LARGE = 413
     TOO_MANY_REQUESTS = 429
@@ -28,6 +29,7 @@ MEANINGS: dict[Status, str] = {
     Status.INVALID_REQUEST: "The request's parameters or body are not valid.",
     Status.UNAUTHORIZED: "The token is missing or wrong.",
     Status.NO_CACHE_DATA: "There is no such collateral here.",
+    Status.CONFLICT: "This cannot be used, or not again.",
     Status.PCS_V3_GONE: "Version 3 of Intel's PCS has ended; what is not cached cannot be had in version 3.",
     Status.CONTENT_TOO_LARGE: "The request's body is too large.",
     Status.TOO_MANY_REQUESTS: "Too many requests; try again.",

@@ -1,0 +1,149 @@
+"""Settings of the verifier, and the service made from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from starlette.applications import Starlette
+
+from tdxstack.dcap import ear
+from tdxstack.dcap.policy import Policy
+from tdxstack.errors import StateError, UsageError
+from tdxstack.pcs.cache import Cache
+from tdxstack.pcs.client import INTEL_PCS, PcsClient
+from tdxstack.pcs.source import EvaluationSet, Source
+from tdxstack.pcs.transport import TransportOptions
+from tdxstack.services.listen import Address
+from tdxstack.services.settings_file import read_settings, setting, write_settings
+from tdxstack.services.verifier.app import create_app
+from tdxstack.services.verifier.attestation import Attestation, Basis, Signer
+from tdxstack.services.verifier.nonces import Nonces, UsedNonces
+from tdxstack.services.verifier.rate import RateLimit
+from tdxstack.system import files
+
+SETTINGS_FILE = "verifier.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one verifier. Paths are taken from the file's own directory."""
+
+    pccs: str = setting(INTEL_PCS, "URL of the PCS or PCCS that collateral comes from")
+    pccs_ca_file: str = setting("", "PEM file of the CAs that sign its TLS certificate; empty: the system's")
+    evaluation: str = setting("standard", "evaluation set: standard, early or a number")
+    trust_roots: list[str] = field(
+        default_factory=lambda: ["intel"], metadata={"help": "intel, or files of root certificates"}
+    )
+    policy: str = setting("", "appraisal policy (TOML or JSON); empty: the strict default")
+    token_key: str = setting("token.key", "PEM file of the P-384 key that signs tokens; replicas share it")
+    token_seconds: int = setting(300, "life of a token")
+    nonce_seconds: int = setting(120, "life of a challenge")
+    database: str = setting("sqlite:///verifier.db", "where used challenges are kept; replicas share it")
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(8082, "TCP port to listen on; 0: any that is free")
+    tls_certificate: str = setting("", "PEM file of the TLS certificate and its chain; empty: HTTP, on loopback only")
+    tls_key: str = setting("", "PEM file of its key")
+    requests_per_second: float = setting(20.0, "how often one address may ask in the long run")
+    burst: int = setting(100, "how often one address may ask at once")
+
+    def __post_init__(self) -> None:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise UsageError("one of tls_certificate and tls_key is set, the other is not")
+        if not self.tls_certificate and self.host not in ("127.0.0.1", "::1", "localhost"):
+            raise UsageError(f"plain HTTP on {self.host}", hint="set tls_certificate and tls_key")
+        if not 0 <= self.port <= 65535 or self.burst < 1 or not self.requests_per_second > 0:
+            raise UsageError("port, burst or requests_per_second is out of bounds")
+        if not 1 <= self.nonce_seconds <= 3600 or not 1 <= self.token_seconds <= 86400:
+            raise UsageError("nonce_seconds or token_seconds is out of bounds")
+        EvaluationSet(self.evaluation)
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        """Read a file. Raises UsageError."""
+        settings = read_settings(cls, path)
+        folder = path.parent.absolute()
+        names = ("pccs_ca_file", "policy", "token_key", "tls_certificate", "tls_key")
+        changed: dict[str, Any] = {name: str(folder / value) for name in names if (value := getattr(settings, name))}
+        changed["trust_roots"] = [root if root == "intel" else str(folder / root) for root in settings.trust_roots]
+        if settings.database.startswith("sqlite:///"):
+            changed["database"] = "sqlite:///" + str(folder / settings.database.removeprefix("sqlite:///"))
+        return dataclasses.replace(settings, **changed)
+
+    @property
+    def address(self) -> Address:
+        """Where to listen."""
+        return Address(self.host, self.port, self.tls_certificate, self.tls_key)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An application and what it holds open."""
+
+    app: Starlette
+    attestation: Attestation
+    used: UsedNonces
+    source: Source
+
+    def close(self) -> None:
+        """Close the store and upstream's connections."""
+        self.source.close()
+        self.used.close()
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+
+
+def open_service(
+    settings: Settings, cache: Cache, *, source: Source | None = None, clock: Callable[[], float] = time.time
+) -> Service:
+    """Put a verifier together.
+
+    Args:
+        source: where collateral comes from instead of the settings'.
+
+    Raises:
+        UsageError, SystemFault
+    """
+    key = ear.load_key(_read(settings.token_key))
+    policy = Policy.from_text(_read(settings.policy).decode("utf-8", "replace")) if settings.policy else Policy()
+    roots: list[str | bytes] = [root if root == "intel" else _read(root) for root in settings.trust_roots]
+    if source is None:
+        ca = Path(settings.pccs_ca_file) if settings.pccs_ca_file else None
+        source = PcsClient(settings.pccs, options=TransportOptions(ca_file=ca, deadline=20.0, retries=2))
+    scalar = key.private_numbers().private_value.to_bytes(48, "big")
+    used = UsedNonces(settings.database)
+    nonces = Nonces(hmac.digest(scalar, b"tdxstack verifier nonces", "sha256"), settings.nonce_seconds, used, clock)
+    basis = Basis(policy, roots, EvaluationSet(settings.evaluation))
+    signer = Signer(key, settings.token_seconds)
+    attestation = Attestation(source, cache, nonces, basis, signer, clock=clock)
+    limit = RateLimit(settings.requests_per_second, settings.burst)
+    return Service(create_app(attestation, used, limit), attestation, used, source)
+
+
+def initialise(directory: Path, settings: Settings) -> Path:
+    """Make a directory with settings and a token key; the settings' file.
+
+    Raises:
+        StateError: there is a verifier already.
+    """
+    path = directory / SETTINGS_FILE
+    if path.exists():
+        raise StateError(str(directory), "make a verifier", "there is one already", "an empty directory")
+    files.private_directory(directory)
+    key = ec.generate_private_key(ec.SECP384R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    files.write_atomic(directory / settings.token_key, pem, mode=0o600)
+    files.write_atomic(path, write_settings(settings), mode=0o600)
+    return path
