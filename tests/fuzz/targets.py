@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 from tdxstack.dcap import Collateral, Verification, Verifier
 from tdxstack.dcap.appraisal import appraise
@@ -20,6 +21,17 @@ from tdxstack.dcap.signed_json import DocumentFault, signed_body
 from tdxstack.dcap.status import VerifyFault
 from tdxstack.dcap.tcb_info import TcbInfo
 from tdxstack.errors import CollateralError, UsageError, WireError
+from tdxstack.pcs.bundle import read_bundle
+from tdxstack.pcs.registration import read_csv
+from tdxstack.services.pccs.admission import Admission
+from tdxstack.services.pccs.intake import Intake
+from tdxstack.services.pccs.policy import read_policy
+from tdxstack.services.pccs.records import RawTcb
+from tdxstack.services.pccs.refusal import Refusal
+from tdxstack.services.pccs.routes_admin import registration_of
+from tdxstack.services.pccs.store import Store
+from tdxstack.services.verifier.evidence import read_evidence
+from tdxstack.wire.sgx_registration import RegistrationConfiguration, RegistrationStatus, ServerRequest
 from tdxstack.wire.tdreport import TdReport
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -111,6 +123,39 @@ def policy(data: bytes) -> None:
         Policy.from_text(data.decode("utf-8", "replace"))
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (quote, collateral, certificate, chain, crl, documents, tdreport, policy)
-}
+class _EmptyStore:
+    """As much of the PCCS's store as taking collateral reads."""
+
+    def raw_tcbs(self, *_: str) -> list[RawTcb]:
+        return []
+
+    def platform(self, *_: str) -> None:
+        return None
+
+
+def pccs(data: bytes) -> None:
+    """Bodies of requests to a PCCS: collateral, registrations, policies."""
+    admission = Admission(frozenset(), lambda: NOW)
+    store = cast(Store, _EmptyStore())
+    for version in (3, 4):
+        with suppress(Refusal):
+            Intake(data, version, admission, store).read()
+    for read in (registration_of, read_policy, read_evidence):
+        with suppress(Refusal):
+            read(data)
+
+
+def registration(data: bytes) -> None:
+    """UEFI variables of a registration, PCKIDRetrievalTool's files, bundles."""
+    for kind in (ServerRequest, RegistrationStatus, RegistrationConfiguration):
+        with suppress(WireError):
+            kind.from_bytes(data)
+    text = data.decode("utf-8", "replace")
+    with suppress(UsageError):
+        read_csv(text)
+    with suppress(CollateralError, UsageError):
+        read_bundle(text)
+
+
+_ALL = (quote, collateral, certificate, chain, crl, documents, tdreport, policy, pccs, registration)
+TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for target in _ALL}

@@ -54,9 +54,13 @@ def read_csv(text: str) -> list[PlatformId]:
     """
     if len(text) > MAX_CSV:
         raise UsageError(f"{len(text)} characters are more than PCKIDRetrievalTool writes")
-    found = []
     lines = text.replace("\0", "?").replace("\r\n", "\n").replace("\r", "\n")
-    for number, row in enumerate(csv.reader(io.StringIO(lines)), 1):
+    try:
+        rows = list(csv.reader(io.StringIO(lines)))
+    except csv.Error as error:
+        raise UsageError(f"not what PCKIDRetrievalTool writes: {error}") from None
+    found = []
+    for number, row in enumerate(rows, 1):
         if not any(cell.strip() for cell in row):
             continue
         if number > MAX_ROWS:

@@ -57,6 +57,7 @@ def test_bodies() -> None:
         f",0000,,,{'0' * 32},BEE",
         f",0000,,,{'0' * 32},BEEF,more",
         "x" * (1 << 21),
+        "9" * 200_000,
     ],
 )
 def test_csv_that_is_none(text: str) -> None:
