@@ -22,8 +22,12 @@ def sql_fault(error: SQLAlchemyError) -> SystemFault:
     return SystemFault(f"database: {reason}", hint="check the database's URL, its server and its disk")
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, *, power_loss: bool = True) -> Engine:
     """An engine for a database URL; nothing is connected yet.
+
+    Args:
+        power_loss: whether what was committed must outlive a loss of power; a killed process loses nothing in any
+            case. PostgreSQL has a setting of its own for it.
 
     Raises:
         UsageError: the URL is that of no database that is supported.
@@ -38,6 +42,8 @@ def open_engine(url: str) -> Engine:
         raise UsageError("no database of a kind that is supported", hint=_URL_HINT)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
     event.listen(engine, "connect", _prepare_sqlite)
+    if not power_loss:
+        event.listen(engine, "connect", _sync_less)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -49,6 +55,10 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_SECONDS * 1000}", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _sync_less(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -2,7 +2,8 @@
 
 A nonce is 16 random bytes, the time it ends (8 bytes, Unix seconds, big-endian) and 16 bytes of HMAC-SHA-256 over
 both, under a key that all replicas have. Only nonces that were used are kept, in the store that the replicas share,
-until they end; so asking for challenges costs no room.
+until they end; so asking for challenges costs no room. In SQLite the last of them may be lost with the power; so
+a nonce that was issued before this machine started is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class UsedNonces:
     """The shared store. Thread-safe. Raises SystemFault where the database refuses."""
 
     def __init__(self, url: str) -> None:
-        self._engine = open_engine(url)
+        self._engine = open_engine(url, power_loss=False)
         self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         try:
             with self._engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
@@ -71,9 +72,13 @@ class Nonces:
         key: 32 secret bytes that all replicas share.
         lifetime: seconds.
         clock: Unix seconds.
+        booted: when this machine started, by that clock.
     """
 
-    def __init__(self, key: bytes, lifetime: int, used: UsedNonces, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, key: bytes, lifetime: int, used: UsedNonces, clock: Callable[[], float], *, booted: float = 0.0
+    ) -> None:
+        self._booted = booted
         self._key = key
         self.lifetime = lifetime
         self._used = used
@@ -95,7 +100,7 @@ class Nonces:
         if len(nonce) != SIZE or not hmac.compare_digest(self._tag(nonce[:24]), nonce[24:]):
             raise NonceRefused("The nonce is not one of this verifier's.")
         ends = int.from_bytes(nonce[16:24], "big")
-        if self._clock() > ends:
+        if self._clock() > ends or ends - self.lifetime < self._booted:
             raise NonceRefused("The nonce is over; ask for another one.")
         if not self._used.use(nonce, ends):
             raise NonceRefused("The nonce was used before.")

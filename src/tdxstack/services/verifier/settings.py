@@ -124,7 +124,10 @@ def open_service(
         source = PcsClient(settings.pccs, options=TransportOptions(ca_file=ca, deadline=20.0, retries=2))
     scalar = key.private_numbers().private_value.to_bytes(48, "big")
     used = UsedNonces(settings.database)
-    nonces = Nonces(hmac.digest(scalar, b"tdxstack verifier nonces", "sha256"), settings.nonce_seconds, used, clock)
+    booted = clock() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    nonces = Nonces(
+        hmac.digest(scalar, b"tdxstack verifier nonces", "sha256"), settings.nonce_seconds, used, clock, booted=booted
+    )
     basis = Basis(policy, roots, EvaluationSet(settings.evaluation))
     signer = Signer(key, settings.token_seconds)
     attestation = Attestation(source, cache, nonces, basis, signer, clock=clock)

@@ -207,6 +207,15 @@ def test_replicas_share_what_was_used(tmp_path: Path) -> None:
         Nonces(b"x" * 32, 60, UsedNonces(url), lambda: now[0]).take(late)
 
 
+def test_a_nonce_from_before_the_machine_started_is_over(tmp_path: Path) -> None:
+    used = UsedNonces(f"sqlite:///{tmp_path}/used.db")
+    nonce, _ = Nonces(bytes(32), 60, used, lambda: 1000).issue()
+    with pytest.raises(NonceRefused, match="over"):
+        Nonces(bytes(32), 60, used, lambda: 1030, booted=1010).take(nonce)
+    Nonces(bytes(32), 60, used, lambda: 1030, booted=990).take(nonce)
+    used.close()
+
+
 def test_the_rate_of_one_address_is_limited() -> None:
     now = [0.0]
     limit = RateLimit(2, 3, lambda: now[0])
