@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-settings.register_profile("unit", deadline=None, max_examples=60)
+settings.register_profile("unit", deadline=None, max_examples=60, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("unit")
 
 
