@@ -73,6 +73,17 @@ def test_show_reads_what_was_kept(tdxctl: Tdxctl, quickstart: Any) -> None:
     assert replayed["matches"] == [True] * 4
 
 
+def test_a_running_td_proves_itself_anew(tdxctl: Tdxctl, quickstart: Any) -> None:
+    again = tdxctl.json("attest", quickstart["td"]["name"])
+    assert again["schema"] == "tdxstack/attestation/v1"
+    assert again["verdict"] == "accepted"
+    assert again["nonce"] != quickstart["nonce"]
+    assert again["rtmr"][:3] == quickstart["rtmr"][:3]
+    nobody = tdxctl("attest", "nobody")
+    assert nobody.returncode != 0
+    assert "no TD" in nobody.stderr
+
+
 def test_guest_verbs_from_the_host(tdxctl: Tdxctl, quickstart: Any, tmp_path: Path) -> None:
     name = quickstart["td"]["name"]
     out = tmp_path / "quote.bin"

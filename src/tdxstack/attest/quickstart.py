@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
-import secrets
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tdxstack.attest.attestation import Attestation, attest, verifier_of
+from tdxstack.attest.attestation import Attestation
 from tdxstack.attest.evidence import Evidence
-from tdxstack.dcap.policy import Policy
+from tdxstack.attest.running import fresh_evidence, judged
 from tdxstack.errors import TdxStackError, UsageError
 from tdxstack.image import build_image
 from tdxstack.image.firmware import FirmwareFile, default_firmware, firmware_file
 from tdxstack.measure.prediction import Prediction
 from tdxstack.platform.base import Platform, PlatformKind, open_platform
-from tdxstack.system import paths
-from tdxstack.system.files import private_directory, write_atomic
 from tdxstack.vm import lifecycle
 from tdxstack.vm.expect import expect
 from tdxstack.vm.record import TdRecord
@@ -31,7 +28,6 @@ from tdxstack.vm.spec import TdSpec
 Progress = Callable[[str], None]
 NAME = "quickstart"
 MIB = 1 << 20
-REPORT_DATA_SIZE = 64
 READY_TIMEOUT = 300.0
 
 
@@ -84,23 +80,9 @@ def run(request: Request, progress: Progress) -> tuple[Attestation, dict[str, An
     with _defined(request, platform, firmware, progress) as record:
         evidence, expected = _boot(record, request, progress)
         progress("verify the quote, replay the log, compare with the prediction")
-        root = platform.trust_root()
-        collateral = dict(platform.collateral())
-        policy = Policy()
-        attestation = attest(evidence, expected, verifier_of(collateral, root), policy, now=int(time.time()))
-        directory = (
-            request.output or paths.home() / "attestations" / f"{record.name}-{evidence.report_data.hex()[:12]}"
-        )
-        files = _save(directory, evidence, collateral, root)
-        present = lifecycle.status(record.name)
-    document = {
-        "platform": str(platform.kind),
-        "td": _td_members(present, request),
-        "firmware": {"path": str(firmware.path), "sha256": firmware.sha256},
-        **attestation.to_document(),
-        "files": {kind: str(path) for kind, path in files.items()},
-    }
-    return attestation, document
+        attestation, members = judged(record, platform, evidence, expected, request.output)
+    state = members["td"]["state"] if request.keep else "deleted"
+    return attestation, {**members, "td": {**members["td"], "state": state}}
 
 
 @contextmanager
@@ -120,8 +102,6 @@ def _defined(request: Request, platform: Platform, firmware: FirmwareFile, progr
 
 def _create(spec: TdSpec) -> TdRecord:
     """Define the TD as ``quickstart``, or ``quickstart-2`` and so on where that is taken."""
-    import dataclasses
-
     for number in itertools.count(1):
         name = NAME if number == 1 else f"{NAME}-{number}"
         try:
@@ -147,45 +127,8 @@ def _boot(record: TdRecord, request: Request, progress: Progress) -> tuple[Evide
         progress("wait for the guest; predict MRTD and RTMR0..3 from the files that boot")
         lifecycle.wait_ready(record.name, READY_TIMEOUT)
         progress("TDREPORT, event log and quote over a fresh nonce")
-        evidence = Evidence.from_guest(_caller(record.name), secrets.token_bytes(REPORT_DATA_SIZE))
+        evidence = fresh_evidence(record.name)
         return evidence, prediction.result() if prediction else request.expected  # type: ignore[return-value]
-
-
-def _caller(name: str) -> Callable[..., Any]:
-    return lambda method, params: lifecycle.call_guest(name, method, params)
-
-
-def _save(directory: Path, evidence: Evidence, collateral: dict[str, str], root: bytes) -> dict[str, Path]:
-    import json
-
-    from cryptography.hazmat.primitives.serialization import Encoding
-    from cryptography.x509 import load_der_x509_certificate
-
-    private_directory(directory)
-    files = evidence.save(directory)
-    for kind, name, data in (
-        ("collateral", "collateral.json", json.dumps(collateral, indent=1).encode()),
-        ("root", "root.pem", load_der_x509_certificate(root).public_bytes(Encoding.PEM)),
-    ):
-        write_atomic(directory / name, data)
-        files[kind] = directory / name
-    return files
-
-
-def _td_members(record: TdRecord, request: Request) -> dict[str, Any]:
-    spec, run_ = record.spec, record.run
-    return {
-        "name": record.name,
-        "state": record.state.value if request.keep else "deleted",
-        "vcpus": spec.vcpus,
-        "memory": spec.memory,
-        "image": str(spec.image),
-        "kernel": str(spec.kernel),
-        "initrd": str(spec.initrd),
-        "cmdline": spec.cmdline,
-        "accelerator": run_.accelerator,
-        "ssh_port": run_.ssh_port,
-    }
 
 
 def _platform_line(platform: Platform) -> str:

@@ -17,6 +17,7 @@ from tdxstack.errors import ExitCode, PlatformMissing, TdxStackError
 #: noun -> (module under tdxstack.cli.commands, one line of help), in the order of ``tdxctl --help``.
 NOUNS: dict[str, tuple[str, str]] = {
     "quickstart": ("quickstart", "from this machine to an attested TD, in one command"),
+    "attest": ("attest", "have a running TD prove itself, and judge the proof"),
     "host": ("host", "check, diagnose and install this host"),
     "image": ("image", "build, list and delete guest images"),
     "module": ("module", "the TDX module: show, verify, stage, update, roll back"),
