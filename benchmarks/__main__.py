@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("command_line", "verify", "measure", "diagnose", "boot", "pccs")
+BENCHMARKS = ("command_line", "verify", "measure", "diagnose", "td", "boot", "pccs")
 
 
 def main() -> int:

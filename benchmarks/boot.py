@@ -18,6 +18,7 @@ from pathlib import Path
 from tdxstack.image import build_image
 from tdxstack.image.firmware import default_firmware
 from tdxstack.vm import lifecycle
+from tdxstack.vm.record import TdRecord
 from tdxstack.vm.spec import TdSpec
 
 PAIRS = int(os.environ.get("BENCH_PAIRS", "3"))
@@ -39,63 +40,67 @@ def banner(port: int) -> None:
     raise TimeoutError("no ssh banner")
 
 
-def a_td(spec: TdSpec) -> tuple[float, list[str]]:
-    """Seconds from ``td start`` to ssh, and the argument list that QEMU had."""
+def a_td(spec: TdSpec) -> tuple[float, list[str], TdRecord]:
+    """Seconds from ``lifecycle.start`` to ssh, the argument list that QEMU had, and the record of the run."""
     lifecycle.create(spec)
     try:
         begin = time.monotonic()
         record = lifecycle.start(spec.name)
-        assert record.run.ssh_port
-        banner(record.run.ssh_port)
+        banner(record.run.ssh_port or 0)
         seconds = time.monotonic() - begin
         argv = Path(f"/proc/{record.run.qemu_pid}/cmdline").read_bytes().decode().split("\0")[:-1]
-        return seconds, argv
+        return seconds, argv, record
     finally:
         lifecycle.delete(spec.name, force=True)
 
 
-def plain(argv: list[str], disk: Path) -> float:
+def plain(argv: list[str], record: TdRecord, disk: Path) -> float:
     """Seconds to ssh of the same machine, its TPM being swtpm itself and nothing behind the other sockets."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        overlay = base / "overlay.qcow2"
-        create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(disk), str(overlay)]
-        subprocess.run(create, check=True)
-        state = base / "tpm"
-        state.mkdir()
-        setup = ["swtpm_setup", "--tpm2", "--tpmstate", str(state), "--pcr-banks", "sha256,sha384"]
-        subprocess.run(setup, check=True, capture_output=True)
         begin = time.monotonic()
-        control = base / "swtpm.sock"
-        tpm = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--ctrl", f"type=unixio,path={control}"]
+        create = [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-F",
+            "raw",
+            "-b",
+            str(disk),
+            str(base / "overlay.qcow2"),
+        ]
+        subprocess.run(create, check=True)
+        (base / "tpm").mkdir()
+        setup = ["swtpm_setup", "--tpm2", "--tpmstate", str(base / "tpm"), "--pcr-banks", "sha256,sha384"]
+        subprocess.run(setup, check=True, capture_output=True)
+        control = base / "tpm.sock"
+        tpm = [
+            "swtpm",
+            "socket",
+            "--tpm2",
+            "--tpmstate",
+            f"dir={base / 'tpm'}",
+            "--ctrl",
+            f"type=unixio,path={control}",
+        ]
+        (base / "authorized_keys").write_text("none")
+        words = [word.replace(str(record.place.run_dir), folder) for word in argv if word != "-S"]
+        words = [word.replace(str(record.place.directory), folder) for word in words]
         with subprocess.Popen(tpm) as swtpm:
-            while not control.exists():
-                time.sleep(0.01)
-            time.sleep(0.1)
-            words = _own_sockets(argv, base, overlay, control)
-            with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as qemu:
-                try:
-                    banner(_port(argv))
-                    return time.monotonic() - begin
-                finally:
-                    qemu.kill()
-                    swtpm.kill()
-
-
-def _port(argv: list[str]) -> int:
-    forward = next(word for word in argv if "hostfwd=tcp:127.0.0.1:" in word)
-    return int(forward.split("hostfwd=tcp:127.0.0.1:")[1].split("-")[0])
-
-
-def _own_sockets(argv: list[str], base: Path, overlay: Path, control: Path) -> list[str]:
-    """The argument list with its paths in ``base``, its own disk and swtpm, and running from the start."""
-    words = [word for word in argv if word not in ("-S", "--preconfig")]
-    run_dir = next(word.split("path=")[1].split(",")[0] for word in words if "id=tdxtpm," in word)
-    own = [word.replace(run_dir, str(control)).replace(str(Path(run_dir).parent), str(base)) for word in words]
-    (base / "authorized_keys").write_text("")
-    disk = next(word for word in words if "overlay.qcow2" in word)
-    there = disk.split("filename=")[1].split(",")[0] if "filename=" in disk else disk.split("file=")[1].split(",")[0]
-    return [word.replace(there, str(overlay)) for word in own]
+            try:
+                while not control.exists():
+                    time.sleep(0.01)
+                time.sleep(0.1)  # the socket is there before swtpm listens
+                with subprocess.Popen(words, stdout=subprocess.DEVNULL) as qemu:
+                    try:
+                        banner(record.run.ssh_port or 0)
+                        return time.monotonic() - begin
+                    finally:
+                        qemu.kill()
+            finally:
+                swtpm.kill()
 
 
 def main() -> None:
@@ -112,9 +117,9 @@ def main() -> None:
     )
     tds, plains = [], []
     for _ in range(PAIRS):
-        seconds, argv = a_td(spec)
+        seconds, argv, record = a_td(spec)
         tds.append(seconds)
-        plains.append(plain(argv, image.disk))
+        plains.append(plain(argv, record, image.disk))
         print(f"  TD {tds[-1]:.1f} s, plain QEMU {plains[-1]:.1f} s")
     ratio = statistics.median(tds) / statistics.median(plains)
     print(
