@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the operating system's packages that tdxstack and its tests need.
 #
-# With --tests: PostgreSQL and wrk too, which only tests and benchmarks use.
+# With --tests: what only tests and benchmarks use (PostgreSQL, sshd, OVMF, wrk); none of them is started as a service.
 #
 # Safe to run again: it looks first, and does nothing when nothing is missing. Needs root, or sudo.
 # Debian 12 (QEMU 10 from bookworm-backports), Debian 13 and Ubuntu.
@@ -11,13 +11,14 @@ set -eu
 
 PACKAGES="python3-venv ca-certificates swtpm swtpm-tools tpm2-tools mmdebstrap debian-archive-keyring uidmap
 openssh-client mtools gcc libc6-dev util-linux mount iproute2 dpkg"
-TEST_PACKAGES="postgresql wrk"
+TEST_PACKAGES="postgresql wrk openssh-server ovmf"
 ARGUMENTS=${1:-}
 [ "$ARGUMENTS" != --tests ] || PACKAGES="$PACKAGES $TEST_PACKAGES"
 QEMU_PACKAGES="qemu-system-x86 qemu-utils"
 QEMU_WANTED=10
 BACKPORTS_LIST=/etc/apt/sources.list.d/tdxstack-backports.list
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+POLICY=/usr/sbin/policy-rc.d
 
 say() { printf '==> %s\n' "$*" >&2; }
 
@@ -101,6 +102,13 @@ add_backports() { # make $1-backports known to apt, from the mirror that this ma
         { rm -f $BACKPORTS_LIST; explain; }
 }
 
+keep_services_down() { # let no package start its service while this script installs: tests start their own
+    [ "$ARGUMENTS" = --tests ] && [ ! -e $POLICY ] || return 0
+    printf '#!/bin/sh\nexit 101\n' >$POLICY
+    chmod 755 $POLICY
+    policy=$POLICY
+}
+
 choose_qemu() { # sets $release so that QEMU is new enough where it can be
     [ "$(candidate_major)" -lt $QEMU_WANTED ] 2>/dev/null || return 0
     if [ "${ID:-}" = debian ] && [ "${VERSION_CODENAME:-}" = bookworm ]; then
@@ -125,7 +133,8 @@ become_root "$wanted${qemu:-}"
 # shellcheck disable=SC1091
 . /etc/os-release
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+policy=
+trap 'rm -f "$log" $policy' EXIT
 trap 'exit 130' INT TERM
 say "reading the package lists"
 apt update || explain
@@ -138,6 +147,7 @@ if [ -n "${qemu:-}" ]; then
     [ -z "$release" ] || wanted="${wanted}qemu-system-common$release qemu-system-data$release seabios$release"
 fi
 say "installing: $wanted"
+keep_services_down
 # shellcheck disable=SC2086
 apt install --no-install-recommends $wanted || explain
 # shellcheck disable=SC2086
