@@ -17,6 +17,8 @@ from tdxstack.errors import WireError
 
 _SECTION_SIZE = 40
 _SECURITY_DIRECTORY = 4
+_SYMBOL_SIZE = 18
+MAX_NAME = 256
 MAX_SECTIONS = 96
 PE32, PE32_PLUS = 0x10B, 0x20B
 
@@ -80,7 +82,7 @@ class PeImage:
             if security + 8 > header_size:
                 raise WireError("PE", "DataDirectory", directories, "reaches past the headers")
             table = struct.unpack_from("<II", data, security)
-        sections = _read_sections(data, optional + optional_size, count)
+        sections = _read_sections(data, optional + optional_size, count, _strings_of(data, pe))
         return cls(header_size, optional + 64, security, table, sections, len(data))
 
     def section(self, data: bytes, name: str) -> bytes | None:
@@ -92,7 +94,23 @@ class PeImage:
         return None
 
 
-def _read_sections(data: bytes, table: int, count: int) -> tuple[PeSection, ...]:
+def _strings_of(data: bytes, pe: int) -> int:
+    """Where the COFF string table starts, which holds names longer than eight bytes; 0 without one."""
+    table, symbols = struct.unpack_from("<II", data, pe + 12)
+    start = table + symbols * _SYMBOL_SIZE
+    return start if table and start + 4 <= len(data) else 0
+
+
+def _name(data: bytes, raw: bytes, strings: int) -> str:
+    text = raw.rstrip(b"\0").decode("ascii", "replace")
+    if strings and text.startswith("/") and text[1:].isdecimal():
+        start = strings + int(text[1:])
+        end = data.find(b"\0", start, start + MAX_NAME)
+        return data[start:end].decode("ascii", "replace") if end > start else text
+    return text
+
+
+def _read_sections(data: bytes, table: int, count: int, strings: int) -> tuple[PeSection, ...]:
     if table + count * _SECTION_SIZE > len(data):
         raise WireError("PE", "sections", table, f"{count} do not fit the file")
     sections: list[PeSection] = []
@@ -100,8 +118,7 @@ def _read_sections(data: bytes, table: int, count: int) -> tuple[PeSection, ...]
         name, virtual_size, address, raw_size, raw_offset = struct.unpack_from("<8sIIII", data, offset)
         if raw_size and raw_offset + raw_size > len(data):
             raise WireError("PE", "SizeOfRawData", offset + 16, f"0x{raw_offset:x}+0x{raw_size:x} is past the end")
-        text = name.rstrip(b"\0").decode("ascii", "replace")
-        sections.append(PeSection(text, virtual_size, address, raw_size, raw_offset))
+        sections.append(PeSection(_name(data, name, strings), virtual_size, address, raw_size, raw_offset))
     return tuple(sections)
 
 
