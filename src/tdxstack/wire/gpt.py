@@ -1,7 +1,7 @@
 """GUID partition tables, and the event that firmware measures of one.
 
 Source: UEFI 2.10, section 5.3 (GPT disk layout); TCG PC Client Platform Firmware Profile 1.06, section 10.4.1
-(EV_EFI_GPT_EVENT: UEFI_GPT_DATA); edk2 ``DxeTpm2MeasureBootLib`` and ``DxeTpmMeasureBootLib`` for what of it is hashed.
+(EV_EFI_GPT_EVENT: UEFI_GPT_DATA); edk2 ``DxeTpm2MeasureBootLib`` for what of it is hashed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Gpt:
         return cls(block[: _HEADER.size], UUID(bytes_le=guid), entry_size, _partitions(table, entry_size))
 
     def event_data(self) -> bytes:
-        """UEFI_GPT_DATA: header, number of used entries, these entries. What firmware logs, and the bytes it hashes."""
+        """UEFI_GPT_DATA: header, number of used entries, these entries. Firmware logs and hashes these bytes."""
         return self.header + _COUNT.pack(len(self.partitions)) + b"".join(one.raw for one in self.partitions)
 
     def of_type(self, type_guid: UUID) -> tuple[Partition, ...]:
