@@ -24,16 +24,20 @@ MAX_FILE_SIZE = 16 << 20
 
 
 def read_bytes(path: str, what: str, *, limit: int = MAX_FILE_SIZE) -> bytes:
-    """The file's bytes; ``-`` is stdin. Raises UsageError."""
-    if path == "-":
-        return sys.stdin.buffer.read(limit)
+    """The file's bytes; ``-`` is stdin. Raises UsageError if it cannot be read, or is longer than ``limit``."""
     try:
-        file = Path(path)
-        if file.is_file() and file.stat().st_size > limit:
-            raise UsageError(f"{path}: longer than {limit} bytes, no {what}")
-        return file.read_bytes()
+        if path == "-":
+            data = sys.stdin.buffer.read(limit + 1)
+        else:
+            with Path(path).open("rb") as stream:
+                data = stream.read(limit + 1)
     except OSError as error:
         raise UsageError(f"{what} {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{what} {path!r}: {error}") from None
+    if len(data) > limit:
+        raise UsageError(f"{path}: longer than {limit} bytes, no {what}")
+    return data
 
 
 def read_quote(path: str) -> bytes:

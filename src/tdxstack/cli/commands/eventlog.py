@@ -60,14 +60,9 @@ def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser
 
 def read_log(path: str) -> bytes:
     """The log's bytes. Raises UsageError."""
-    if path == "-":
-        return sys.stdin.buffer.read(MAX_LOG)
-    file = Path(path)
-    try:
-        with file.open("rb") as stream:
-            return stream.read(MAX_LOG)
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
+    from tdxstack.cli.evidence import read_bytes
+
+    return read_bytes(path, "event log", limit=MAX_LOG)
 
 
 def _load(args: argparse.Namespace) -> LoadedLog:
