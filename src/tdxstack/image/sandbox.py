@@ -43,11 +43,13 @@ def contained(argv: Sequence[str]) -> list[str]:
         "unshare",
         "--mount",
         "--propagation",
-        "private",
+        "unchanged",
         "--pid",
         "--fork",
         "--kill-child",
         "--mount-proc",
+        "sh",
+        str(ASSETS / "scripts/private.sh"),
         *argv,
     ]
 
