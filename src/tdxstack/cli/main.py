@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import NoReturn
 
 from tdxstack import __version__
 from tdxstack.cli import output
-from tdxstack.errors import ExitCode, PlatformMissing, TdxStackError
+from tdxstack.errors import ExitCode, PlatformMissing, SystemFault, TdxStackError, UsageError
 
 #: noun -> (module under tdxstack.cli.commands, one line of help), in the order of ``tdxctl --help``.
 NOUNS: dict[str, tuple[str, str]] = {
@@ -77,19 +78,45 @@ def main(argv: Sequence[str]) -> int:
         return int(stop.code or 0)
     except ModuleNotFoundError as error:
         return _absent(error, as_json=False)
+    as_json = bool(getattr(arguments, "json", False))
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
     except ModuleNotFoundError as error:
-        return _absent(error, as_json=bool(getattr(arguments, "json", False)))
+        return _absent(error, as_json=as_json)
     except TdxStackError as error:
-        output.failure(error, as_json=bool(getattr(arguments, "json", False)))
-        return int(error.exit_code)
+        return _failed(error, as_json=as_json)
     except KeyboardInterrupt:
         output.say("interrupted")
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return int(ExitCode.FAILED)
+    except OSError as error:
+        return _failed(_fault_of(error), as_json=as_json)
+    except RecursionError:
+        return _failed(UsageError("the input is nested too deeply"), as_json=as_json)
+
+
+def _failed(error: TdxStackError, *, as_json: bool) -> int:
+    try:
+        output.failure(error, as_json=as_json)
+    except OSError:
+        _silence_stdout()
+    return int(error.exit_code)
+
+
+def _fault_of(error: OSError) -> SystemFault:
+    """What the operating system refused, where nobody nearer to it had anything better to say."""
+    if error.errno == errno.ENOSPC:
+        return SystemFault(str(error), hint="free space on that file system (df -h), then run it again")
+    return SystemFault(str(error) or type(error).__name__, hint="check that path and its permissions")
+
+
+def _silence_stdout() -> None:
+    """Nobody takes our output any more: what is still buffered goes nowhere, without a fault at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _absent(error: ModuleNotFoundError, *, as_json: bool) -> int:
@@ -102,11 +129,23 @@ def _absent(error: ModuleNotFoundError, *, as_json: bool) -> int:
     return int(failure.exit_code)
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
+#: How often an ending command has been told to end.
+_told = 0
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    """The first signal ends the command by its own clean-up, which a second, impatient one must not break off."""
+    global _told  # noqa: PLW0603 - a signal handler has no other place for it
+    _told += 1
+    if _told == 2:
+        output.say("cleaning up; once more leaves at once, and perhaps things behind")
+        return
     raise KeyboardInterrupt
 
 
 def entry() -> NoReturn:
-    """Entry point of the ``tdxctl`` script. SIGTERM is handled like Ctrl-C, so that clean-up runs."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """Entry point of the ``tdxctl`` script. SIGTERM and SIGHUP are handled like Ctrl-C, so that clean-up runs."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as with nohup
+            signal.signal(number, _terminate)
     sys.exit(main(sys.argv[1:]))

@@ -45,8 +45,8 @@ def _hint(error: OSError, path: Path) -> str | None:
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"free space on the file system of {path.parent} (df -h {path.parent})"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"check the permissions of {path.parent}, or set TDXSTACK_HOME to a directory of your own"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+        return f"check {path.parent} and its permissions, or set TDXSTACK_HOME to a directory of your own"
     return None
 
 
@@ -60,8 +60,15 @@ def sync_directory(path: Path) -> None:
 
 
 def private_directory(path: Path) -> Path:
-    """Create a directory that only its owner may enter (0700), with its parents; return it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Create a directory that only its owner may enter (0700), with its parents; return it.
+
+    Raises:
+        SystemFault: it cannot be made, or is something else.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemFault(f"cannot make {path}: {error.strerror}", hint=_hint(error, path)) from error
     return path
 
 

@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tdxstack.errors import LockHeld, SystemFault, TdxStackError, UsageError
 from tdxstack.system import paths
 from tdxstack.system.files import locked, private_directory, take_lock
+from tdxstack.system.interrupts import held_back
 from tdxstack.vm import record as records
 from tdxstack.vm.control import ControlClient, error_from_document
 from tdxstack.vm.record import TdRecord
@@ -92,27 +93,35 @@ def start(name: str, *, progress: Progress | None = None, discard_saved: bool = 
     record = records.observe(name)
     hint = f"tdxctl td show {name}" if record.state in ACTIVE else None
     require(name, "start", record.state, STARTABLE, hint)
+    pid = None
+    try:
+        with held_back():
+            pid, report = _launch(record, discard_saved)
+        with report:
+            return _await_report(record, report, progress)
+    except KeyboardInterrupt:
+        if pid is not None:
+            _interrupt(name, pid)
+        raise
+
+
+def _launch(record: TdRecord, discard_saved: bool) -> tuple[int, IO[bytes]]:
+    """Start the supervisor; its process id, and the pipe through which it reports."""
     lock = _lock(record)
     reading, writing = os.pipe()
     try:
-        record = records.load(name)
-        require(name, "start", record.state, STARTABLE)
+        record = records.load(record.name)
+        require(record.name, "start", record.state, STARTABLE)
         if discard_saved:
-            saved_state(name).discard()
+            saved_state(record.name).discard()
         records.save(record.moved(State.STARTING))
-        pid = _spawn_supervisor(record, lock, writing)
+        return _spawn_supervisor(record, lock, writing), os.fdopen(reading, "rb")
     except BaseException:
         os.close(reading)
         raise
     finally:
         os.close(lock)
         os.close(writing)
-    try:
-        with os.fdopen(reading, "rb") as report:
-            return _await_report(record, report, progress)
-    except KeyboardInterrupt:
-        _interrupt(name, pid)
-        raise
 
 
 def _lock(record: TdRecord) -> int:
