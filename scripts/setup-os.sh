@@ -10,7 +10,7 @@
 set -eu
 
 PACKAGES="python3-venv ca-certificates swtpm swtpm-tools tpm2-tools mmdebstrap debian-archive-keyring uidmap
-openssh-client mtools gcc libc6-dev util-linux mount iproute2 dpkg"
+openssh-client mtools e2fsprogs sbsigntool gcc libc6-dev util-linux mount iproute2 dpkg"
 TEST_PACKAGES="postgresql wrk openssh-server ovmf"
 ARGUMENTS=${1:-}
 [ "$ARGUMENTS" != --tests ] || PACKAGES="$PACKAGES $TEST_PACKAGES"

@@ -28,6 +28,19 @@ class KeyFiles:
     key: Path
 
 
+def key_files(folder: Path) -> tuple[KeyFiles, ...]:
+    """The files of PK, KEK and db in ``folder``, none of which is there yet.
+
+    Raises:
+        UsageError: one is.
+    """
+    found = tuple(KeyFiles(role, folder / f"{role}.pem", folder / f"{role}.key") for role in ROLES)
+    for one in found:
+        if one.key.exists() or one.certificate.exists():
+            raise UsageError(f"{one.key.parent} has a {one.role} already", hint="choose another directory")
+    return found
+
+
 def new_keys(folder: Path, owner: str, *, now: datetime.datetime) -> tuple[KeyFiles, ...]:
     """Make PK, KEK and db in ``folder``.
 
@@ -37,11 +50,8 @@ def new_keys(folder: Path, owner: str, *, now: datetime.datetime) -> tuple[KeyFi
         UsageError: a key is there already.
         SystemFault: a file cannot be written.
     """
+    made = key_files(folder)
     files.private_directory(folder)
-    made = tuple(KeyFiles(role, folder / f"{role}.pem", folder / f"{role}.key") for role in ROLES)
-    for one in made:
-        if one.key.exists() or one.certificate.exists():
-            raise UsageError(f"{one.key.parent} has a {one.role} already", hint="choose another directory")
     for one in made:
         _make(one, f"{owner} {one.role}", now)
     return made

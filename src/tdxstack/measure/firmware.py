@@ -18,6 +18,7 @@ from tdxstack.wire.tdvf import TD_TCG2_DXE_GUID
 TCG2_DXE_GUID = UUID("fdff263d-5f68-4591-87ba-b768f445a9af")
 SMBIOS_MEASUREMENT_GUID = UUID("d27fed59-abb4-4fed-bead-2a878c7e4a7e")
 SECURE_BOOT_CONFIG_GUID = UUID("f0e6a44f-7195-41c3-ac64-54f202cd0a21")
+SMM_CORE_GUID = UUID("e94f54cd-81eb-47ed-aec3-856f5dc157a9")
 BOOT_MENU_APP_GUID = UUID("eec25bdc-67f2-4d95-b1d5-f81b2039d11d")
 UI_APP_GUID = UUID("462caa21-7614-4503-836e-8ab6f4662331")
 DXE_VOLUME_GUID = UUID("7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1")
@@ -85,6 +86,7 @@ class FirmwareFacts:
         secure_boot: it can enforce secure boot.
         loaded_volumes: SHA-384 and SHA-256 of each decompressed volume.
         release: the edk2 release it acts like.
+        needs_smm: it keeps its variables in flash, written in system management mode, and does not start elsewhere.
     """
 
     measures_td: bool
@@ -95,6 +97,7 @@ class FirmwareFacts:
     secure_boot: bool
     loaded_volumes: tuple[tuple[bytes, bytes], ...]
     release: str
+    needs_smm: bool = False
 
     @property
     def smbios_strings(self) -> tuple[str, str, str] | None:
@@ -121,6 +124,7 @@ def inspect(firmware: bytes) -> FirmwareFacts:
         version=version,
         vendor=vendor,
         secure_boot=SECURE_BOOT_CONFIG_GUID in names,
+        needs_smm=SMM_CORE_GUID in names,
         release_date=date,
         loaded_volumes=tuple(digests(volume.data) for volume in inside),
         release=_release(everywhere, names),

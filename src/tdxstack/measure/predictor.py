@@ -233,7 +233,7 @@ def _both(trace: _Trace, image: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _ready_to_boot(trace: _Trace, inputs: PredictionInputs, facts: FirmwareFacts, profile: FirmwareProfile) -> None:
-    if profile.smbios:
+    if profile.smbios and not facts.needs_smm:
         _smbios(trace, inputs, facts)
     kind = EventType.EV_EFI_VARIABLE_BOOT
     for name, value, description in _boot_variables(profile):
@@ -247,6 +247,9 @@ def _ready_to_boot(trace: _Trace, inputs: PredictionInputs, facts: FirmwareFacts
     else:
         why = "end of the firmware's part"
         trace.add(2 if profile.separator_in_rtmr1 else 1, EventType.EV_SEPARATOR, _SEPARATOR, "separator", why)
+    if profile.smbios and facts.needs_smm:
+        # Its drivers are told of ReadyToBoot in another order.
+        _smbios(trace, inputs, facts)
 
 
 def _smbios(trace: _Trace, inputs: PredictionInputs, facts: FirmwareFacts) -> None:

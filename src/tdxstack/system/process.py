@@ -29,6 +29,12 @@ PACKAGES: dict[str, str] = {
     "swtpm": "swtpm",
     "swtpm_setup": "swtpm-tools",
     "mmdebstrap": "mmdebstrap",
+    "sbsign": "sbsigntool",
+    "sbverify": "sbsigntool",
+    "mcopy": "mtools",
+    "mdir": "mtools",
+    "debugfs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
 }
 
 ChildTimeout = subprocess.TimeoutExpired

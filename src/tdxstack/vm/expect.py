@@ -10,7 +10,7 @@ from tdxstack.measure import FirmwareBlobs, Prediction, PredictionInputs, predic
 from tdxstack.measure.mrtd import MrtdOrder
 from tdxstack.vm import choose
 from tdxstack.vm.acpi_probe import probe
-from tdxstack.vm.firmware_facts import facts_of
+from tdxstack.vm.firmware_facts import facts_of, needs_smm
 from tdxstack.vm.qemu import argv
 from tdxstack.vm.qemu.launch import Launch
 from tdxstack.vm.spec import Boot, TdSpec
@@ -36,6 +36,7 @@ def machine_argv(spec: TdSpec, firmware: Path) -> list[str]:
         accelerator="tcg",
         mac=spec.mac or _ANY_MAC,
         firmware=firmware,
+        smm=needs_smm(firmware),
         disk=Path("/disk") if spec.image is not None else None,
         platform_arguments=() if dialect.hardware else _SOFTWARE_TD,
     )

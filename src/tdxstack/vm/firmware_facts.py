@@ -7,11 +7,12 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from tdxstack.errors import WireError
 from tdxstack.measure.firmware import FirmwareFacts, inspect
 from tdxstack.system import files, paths
 
 #: Goes up when :func:`tdxstack.measure.firmware.inspect` finds other things.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 def facts_of(firmware: bytes, *, cache: bool = True) -> FirmwareFacts:
@@ -30,6 +31,16 @@ def facts_of(firmware: bytes, *, cache: bool = True) -> FirmwareFacts:
         members["loaded_volumes"] = [[long.hex(), short.hex()] for long, short in facts.loaded_volumes]
         files.write_atomic(path, json.dumps(members))
     return facts
+
+
+def needs_smm(firmware: Path | None) -> bool:
+    """Whether a firmware file starts only with system management mode and flash; False for what is no firmware."""
+    if firmware is None:
+        return False
+    try:
+        return facts_of(firmware.read_bytes()).needs_smm
+    except (OSError, WireError):
+        return False
 
 
 def _load(path: Path) -> FirmwareFacts | None:

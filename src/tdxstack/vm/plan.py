@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tdxstack.errors import PlatformMissing
 from tdxstack.vm import allocation, choose
 from tdxstack.vm.dialects import Dialect, require
 from tdxstack.vm.disk import image_format
+from tdxstack.vm.firmware_facts import needs_smm
 from tdxstack.vm.network import read_port_forward
 from tdxstack.vm.qemu.launch import Launch
 from tdxstack.vm.record import Run, TdRecord
+from tdxstack.vm.spec import VmType
 from tdxstack.vm.spec_rules import check_files
 
 
@@ -25,6 +28,11 @@ def prepare(record: TdRecord) -> tuple[Dialect, Run]:
     dialect = choose.dialect(spec)
     require(spec, dialect)
     firmware = choose.firmware(spec)
+    if dialect.hardware and spec.type is VmType.TD and needs_smm(firmware):
+        raise PlatformMissing(
+            f"TD {spec.name}: {firmware} needs system management mode, which a TD has not",
+            hint="take a TDVF: --firmware inteltdx, or your distribution's OVMF.inteltdx file",
+        )
     run = Run(
         mac=record.run.mac,
         ssh_port=record.run.ssh_port,
@@ -50,6 +58,7 @@ def launch(record: TdRecord, run: Run, *, incoming: bool = False) -> Launch:
         accelerator=run.accelerator,
         mac=run.mac,
         firmware=Path(run.firmware) if run.firmware else None,
+        smm=needs_smm(Path(run.firmware) if run.firmware else None),
         disk=disk,
         disk_format="qcow2" if disk is None or disk == place.overlay else image_format(disk),
         ssh_port=run.ssh_port,
@@ -74,7 +83,6 @@ def preview_xml(record: TdRecord) -> str:
     Raises:
         PlatformMissing: libvirt has no word for something that the spec asks.
     """
-    from tdxstack.errors import PlatformMissing
     from tdxstack.system.process import find
     from tdxstack.vm.libvirt import domain_xml
 

@@ -57,7 +57,9 @@ def probe_argv(argv: Sequence[str], *, firmware: Path, kernel: Path | None, dire
         value = argv[position + 1] if position + 1 < len(argv) and not argv[position + 1].startswith("-") else None
         words += _translated(option, value, tpm_chardev)
         position += 1 if value is None else 2
-    words += ["-bios", str(firmware), "-no-shutdown", "-no-reboot"]
+    flash = any(option == "-drive" and _is_flash(value) for option, value in pairwise(argv))
+    words += ["-drive", f"if=pflash,format=raw,unit=0,file={firmware}"] if flash else ["-bios", str(firmware)]
+    words += ["-no-shutdown", "-no-reboot"]
     if kernel is not None:
         words += ["-kernel", str(kernel), "-append", "probe"]
     if has_tpm:
@@ -115,7 +117,13 @@ def _translated(option: str, value: str | None, tpm_chardev: str) -> list[str]:
     return [option, value]
 
 
+def _is_flash(value: str) -> bool:
+    return _properties(value).get("if") == "pflash"
+
+
 def _disk(option: str, value: str) -> list[str]:
+    if option == "-drive" and _is_flash(value):
+        return []
     if option == "-blockdev" and value.startswith("{"):
         node = json.loads(value).get("node-name", "")
         return [option, f"null-co,node-name={node},read-zeroes=on,size=1073741824"]

@@ -17,8 +17,8 @@ from tdxstack.errors import SystemFault
 _DMA_PORT = 0x514
 _SELECT, _READ = 0x08, 0x02
 _DIRECTORY_ITEM = 0x0019
-#: Guest memory that the reads go through; the machine will not run on.
-_CONTROL, _BUFFER = 0x10000, 0x20000
+#: Guest memory that the reads go through; the machine will not run on. With SMM, some below 1 MiB is locked away.
+_CONTROL, _BUFFER = 0x100000, 0x110000
 _CHUNK = 0x40000
 MAX_ITEM = 64 << 20
 MAX_FILES = 4096

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,18 +21,22 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Versions that the stand-in mirror hands out, one for each download."""
     versions: list[str] = []
 
-    def fetch(work: Path) -> tuple[Path, str]:
+    def fetch(work: Path, _: str) -> tuple[Path, str]:
         work.mkdir(parents=True)
         return work / "x.deb", versions.pop(0)
 
     def extract(argv: list[str], **_: object) -> None:
-        member = Path(argv[-1]) / firmware.MEMBER
-        member.parent.mkdir(parents=True)
-        member.write_bytes(DATA)
+        for source in firmware.SOURCES.values():
+            for name in source.members:
+                member = Path(argv[-1]) / name
+                member.parent.mkdir(parents=True, exist_ok=True)
+                member.write_bytes(DATA)
 
     monkeypatch.setattr(firmware, "_fetch_package", fetch)
     monkeypatch.setattr(firmware, "run", extract)
-    monkeypatch.setattr(firmware, "TESTED", {"1": DIGEST, "0": "0" * 64})
+    for name in ("generic", "secure-boot"):
+        known = replace(firmware.SOURCES[name], tested={"1": DIGEST, "0": "0" * 64})
+        monkeypatch.setitem(firmware.SOURCES, name, known)
     return versions
 
 
@@ -65,6 +70,19 @@ def test_a_changed_cache_is_not_used(packages: list[str]) -> None:
     again = firmware.default_firmware()
     assert again.path.read_bytes() == DATA
     assert packages == []
+
+
+def test_parts_are_joined_and_kept_beside_the_default(packages: list[str]) -> None:
+    packages.extend(["2", "1", "2"])
+    default = firmware.default_firmware()
+    with pytest.raises(SystemFault, match=r"OVMF\.secboot\.fd has sha256"):
+        firmware.named_firmware("secure-boot")  # two parts are not the one that is known under this version
+    joined = firmware.named_firmware("secure-boot")
+    assert joined.path.read_bytes() == DATA * 2
+    assert joined == firmware.named_firmware("secure-boot")
+    assert firmware.default_firmware() == default
+    assert firmware.is_name("secure-boot")
+    assert not firmware.is_name("OVMF.fd")
 
 
 def test_own_file(tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ def test_nothing_reaches_the_outside() -> None:
     assert "socket,id=tpm,path=/p/swtpm.sock" in text
 
 
+def test_firmware_in_flash_stays_in_flash() -> None:
+    flash = ["-global", "driver=cfi.pflash01,property=secure,value=on", "-drive", "if=pflash,format=raw,file=/real/x"]
+    words = probed([*(word for word in ARGV if word not in ("-bios", "/real/OVMF.fd")), *flash])
+    assert "-bios" not in words
+    assert [word for word in words if "pflash" in word] == [flash[1], "if=pflash,format=raw,unit=0,file=/p/fw"]
+
+
 def test_without_a_kernel_none_is_given() -> None:
     assert "-kernel" not in probe_argv(ARGV, firmware=Path("/p/fw"), kernel=None, directory=Path("/p"))
 

@@ -1,4 +1,4 @@
-"""``tdxctl firmware``: what a firmware file holds; secure boot keys and variables in it."""
+"""``tdxctl firmware``: known firmware; what a file holds; secure boot keys and variables in it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ if TYPE_CHECKING:
 
 MAX_FIRMWARE = 256 << 20
 SHOWN_SIGNATURES = 8
+FILE_HELP = "single-file OVMF, split VARS, or a known firmware's name"
+DBX_HELP = "forbidden: a certificate, an image, an image's SHA-256, or a dbx update file (repeatable)"
+FETCH_HELP = "generic (default), secure-boot (software platform) or inteltdx (hardware, Microsoft's keys)"
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    fetch = _verb(verbs, "fetch", run_fetch, "have a known firmware here: downloaded once, checked by its SHA-256")
+    fetch.add_argument("name", nargs="?", default="generic", metavar="NAME", help=FETCH_HELP)
+    output.add_json(fetch)
     show = _verb(verbs, "show", run_show, "what a firmware file holds: version, sections, variables, keys")
-    show.add_argument("firmware", metavar="FILE", help="single-file OVMF, or split VARS")
+    show.add_argument("firmware", metavar="FILE", help=FILE_HELP)
     output.add_json(show)
     keys = _verb(verbs, "keys", None, "secure boot keys")
     key_verbs = keys.add_subparsers(dest="key_verb", metavar="VERB", required=True)
@@ -30,6 +36,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     )
     new.add_argument("folder", metavar="DIR", type=Path, help="directory to make them in")
     new.add_argument("--owner", default="tdxstack", metavar="NAME", help="name in the certificates' subjects")
+    new.add_argument("--dry-run", action="store_true", help="say what would be made and make nothing")
     output.add_json(new)
     _add_enroll(verbs)
     _add_set_var(verbs)
@@ -48,7 +55,7 @@ def _add_enroll(verbs: Any) -> None:
     enroll = _verb(
         verbs, "enroll", run_enroll, "write secure boot keys into a firmware file; same inputs, same bytes"
     )
-    enroll.add_argument("firmware", metavar="FILE", help="single-file OVMF, or split VARS")
+    enroll.add_argument("firmware", metavar="FILE", help=FILE_HELP)
     enroll.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="file to write")
     enroll.add_argument(
         "--keys", metavar="DIR", type=Path, help="PK.pem, KEK.pem and db.pem (tdxctl firmware keys new)"
@@ -58,15 +65,14 @@ def _add_enroll(verbs: Any) -> None:
         enroll.add_argument(
             option, metavar="CERT", type=Path, action="append", default=[], help=f"{text}, PEM or DER"
         )
-    enroll.add_argument(
-        "--dbx", metavar="WHAT", action="append", default=[], help="forbidden: a certificate, or an image's SHA-256"
-    )
+    enroll.add_argument("--dbx", metavar="WHAT", action="append", default=[], help=DBX_HELP)
+    enroll.add_argument("--owner", metavar="GUID", type=UUID, help="owner of the entries (default: tdxstack's own)")
     _add_writing(enroll)
 
 
 def _add_set_var(verbs: Any) -> None:
     variable = _verb(verbs, "set-var", run_set_var, "set or delete a UEFI variable in a firmware file")
-    variable.add_argument("firmware", metavar="FILE", help="single-file OVMF, or split VARS")
+    variable.add_argument("firmware", metavar="FILE", help=FILE_HELP)
     variable.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="file to write")
     variable.add_argument("--name", required=True, metavar="NAME", help="the variable's name")
     variable.add_argument("--guid", required=True, metavar="GUID", type=UUID, help="the variable's vendor GUID")
@@ -88,8 +94,31 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 
 def _read(path: str) -> bytes:
     from tdxstack.cli.evidence import read_bytes
+    from tdxstack.cli.firmware_names import firmware_path
 
-    return read_bytes(path, "firmware", limit=MAX_FIRMWARE)
+    return read_bytes(str(firmware_path(path)), "firmware", limit=MAX_FIRMWARE)
+
+
+def run_fetch(args: argparse.Namespace) -> ExitCode:
+    """``firmware fetch``."""
+    from tdxstack.image.firmware import SOURCES, named_firmware
+
+    if args.name not in SOURCES:
+        raise UsageError(f"no firmware {args.name!r}", hint=f"one of: {', '.join(SOURCES)}")
+    file = named_firmware(args.name, output.step)
+    body = output.document(
+        "firmware-file",
+        {
+            "name": args.name,
+            "path": str(file.path),
+            "sha256": file.sha256,
+            "package": file.package,
+            "version": file.version,
+            "tested": file.tested,
+        },
+    )
+    output.emit(args, body, lambda: str(file.path))
+    return ExitCode.DONE
 
 
 def run_show(args: argparse.Namespace) -> ExitCode:
@@ -97,6 +126,7 @@ def run_show(args: argparse.Namespace) -> ExitCode:
     import hashlib
 
     from tdxstack.measure.firmware import inspect
+    from tdxstack.measure.secure_boot import is_on
     from tdxstack.wire.efi.varstore import VariableStore
     from tdxstack.wire.tdvf import TdvfMetadata
 
@@ -123,6 +153,8 @@ def run_show(args: argparse.Namespace) -> ExitCode:
             "measures_boot": facts.measures_td,
             "measures_into_tpm": facts.measures_tpm,
             "secure_boot_capable": facts.secure_boot,
+            "secure_boot": is_on(firmware, variables, capable=facts.secure_boot),
+            "needs_smm": facts.needs_smm,
             "variables": [_variable(one) for one in variables],
         },
     )
@@ -164,7 +196,7 @@ def _shown(body: dict[str, Any]) -> str:
         f"version       {body['version'] or '?'} of {body['release_date'] or '?'}, {body['vendor'] or '?'}",
         f"TDVF          {yes[body['tdvf']]} ({', '.join(body['sections']) or 'no TDX metadata'})",
         f"measures      into RTMRs: {yes[body['measures_boot']]}; into a TPM: {yes[body['measures_into_tpm']]}",
-        f"secure boot   {'can be enforced' if body['secure_boot_capable'] else 'not built in'}",
+        f"secure boot   {_secure_boot_text(body)}",
     ]
     for variable in body["variables"]:
         lines.append(f"variable      {variable['name']} ({variable['guid']}), {variable['size']} bytes")
@@ -175,13 +207,23 @@ def _shown(body: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _secure_boot_text(body: dict[str, Any]) -> str:
+    if not body["secure_boot_capable"]:
+        return "not built in"
+    state = "on" if body["secure_boot"] else "built in, off (no keys enrolled)"
+    return f"{state}; starts only with SMM and flash: not in a TD on hardware" if body["needs_smm"] else state
+
+
 def run_keys_new(args: argparse.Namespace) -> ExitCode:
     """``firmware keys new``."""
     import datetime
 
-    from tdxstack.firmware.keys import new_keys
+    from tdxstack.firmware.keys import key_files, new_keys
 
-    made = new_keys(args.folder, args.owner, now=datetime.datetime.now(datetime.UTC))
+    if args.dry_run:
+        made = key_files(args.folder)
+    else:
+        made = new_keys(args.folder, args.owner, now=datetime.datetime.now(datetime.UTC))
     body = output.document(
         "firmware-keys",
         {"keys": [{"role": one.role, "certificate": str(one.certificate), "key": str(one.key)} for one in made]},
@@ -192,41 +234,12 @@ def run_keys_new(args: argparse.Namespace) -> ExitCode:
 
 def run_enroll(args: argparse.Namespace) -> ExitCode:
     """``firmware enroll``."""
-    from tdxstack.firmware.enroll import SecureBootKeys, enroll
-    from tdxstack.firmware.keys import read_certificate
+    from tdxstack.cli.enrolment import keys_from
+    from tdxstack.firmware.enroll import enroll
 
-    folder = args.keys
-    pk = args.pk or (folder / "PK.pem" if folder else None)
-    if pk is None:
-        raise UsageError("no platform key", hint="give --keys DIR, or --pk, --kek and --db")
-    kek = [*args.kek, *([folder / "KEK.pem"] if folder and not args.kek else [])]
-    db = [*args.db, *([folder / "db.pem"] if folder and not args.db else [])]
-    certificates, forbidden = _forbidden(args.dbx)
-    keys = SecureBootKeys(
-        read_certificate(pk),
-        tuple(map(read_certificate, kek)),
-        tuple(map(read_certificate, db)),
-        certificates,
-        forbidden,
-    )
+    keys = keys_from(args)
     firmware = _read(args.firmware)
     return _write(args, firmware, enroll(firmware, keys))
-
-
-def _forbidden(words: list[str]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    from tdxstack.firmware.keys import read_certificate
-
-    certificates: list[bytes] = []
-    digests: list[bytes] = []
-    for word in words:
-        if len(word) == 64 and not Path(word).exists():
-            try:
-                digests.append(bytes.fromhex(word))
-                continue
-            except ValueError:
-                pass
-        certificates.append(read_certificate(Path(word)))
-    return tuple(certificates), tuple(digests)
 
 
 def run_set_var(args: argparse.Namespace) -> ExitCode:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import output
+from tdxstack.cli.firmware_names import firmware_path
 from tdxstack.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -160,6 +161,8 @@ def _spec(args: argparse.Namespace) -> TdSpec:
         for name in ("firmware", "kernel", "initrd", "cmdline", "vcpus", "qemu")
         if getattr(args, name) is not None
     }
+    if args.firmware is not None:
+        changes["firmware"] = firmware_path(args.firmware)
     if args.memory:
         changes["memory"] = read_size(args.memory)
     if args.no_disk:

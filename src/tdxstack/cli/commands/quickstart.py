@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from tdxstack.cli import output
+from tdxstack.cli.firmware_names import firmware_path
 from tdxstack.errors import ExitCode, UsageError
 
 
@@ -13,7 +14,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "The exit status is 0 only if everything held, 3 if the evidence was rejected."
     parser.add_argument("--platform", metavar="NAME", help="platform (default: TDX hardware, else software)")
     parser.add_argument("--image", default="debian-13", metavar="RECIPE", help="guest image (default: %(default)s)")
-    parser.add_argument("--firmware", type=Path, metavar="FILE", help="TDVF file to boot (default: the tested one)")
+    parser.add_argument(
+        "--firmware", type=Path, metavar="FILE", help="TDVF to boot: a file, or a name (default: generic)"
+    )
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="kernel to boot (default: the image's)")
     parser.add_argument("--initrd", type=Path, metavar="FILE", help="initrd to boot (default: the image's)")
     parser.add_argument("--cmdline", metavar="TEXT", help="kernel command line (default: the image's)")
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     request = quickstart.Request(
         platform=args.platform,
         recipe=args.image,
-        firmware=_absolute(args.firmware),
+        firmware=_absolute(args.firmware and firmware_path(args.firmware)),
         kernel=_absolute(args.kernel),
         initrd=_absolute(args.initrd),
         cmdline=args.cmdline,

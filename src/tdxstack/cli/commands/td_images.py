@@ -1,4 +1,4 @@
-"""Where a TD's settings name an image of ``tdxctl image list``, its files stand in for what was not given."""
+"""Where a TD's settings name an image or a firmware, the files stand in for what was not given."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tdxstack.cli.firmware_names import firmware_path
+
 
 def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with ``image`` a path. A name (no ``/`` in it, and no file of that name here) is looked up among the
-    built images; a direct boot then takes the image's kernel, initrd and command line, unless they were given.
+    """``values`` with ``image`` and ``firmware`` paths.
+
+    A firmware's name (``tdxctl firmware fetch``) becomes its file, which is downloaded once. An image's name (no
+    ``/`` in it, and no file of that name here) is looked up among the built images; a direct boot then takes the
+    image's kernel, initrd and command line, unless they were given.
 
     Raises:
         UsageError: there is no image of that name.
+        NetworkFault: the firmware cannot be downloaded.
     """
+    if isinstance(values.get("firmware"), str):
+        values = {**values, "firmware": str(firmware_path(values["firmware"]))}
     name = values.get("image")
     if not isinstance(name, str) or "/" in name or Path(name).exists():
         return dict(values)

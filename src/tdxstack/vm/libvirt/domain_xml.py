@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
+from tdxstack.errors import PlatformMissing
 from tdxstack.vm.dialects import Dialect
 from tdxstack.vm.libvirt.launch_security import launch_security, refusals
 from tdxstack.vm.qemu.argv import kernel_cmdline, network_words
@@ -23,7 +24,16 @@ __all__ = ["build", "refusals"]
 
 
 def build(spec: TdSpec, dialect: Dialect, launch: Launch, *, emulator: str) -> str:
-    """The domain's XML; ``emulator`` is the absolute path of QEMU."""
+    """The domain's XML; ``emulator`` is the absolute path of QEMU.
+
+    Raises:
+        PlatformMissing: the firmware needs a flash of its own, which libvirt would write into the firmware file.
+    """
+    if launch.smm:
+        raise PlatformMissing(
+            f"TD {spec.name}: its firmware keeps variables in flash; libvirt would write them into {launch.firmware}",
+            hint=f"start it under QEMU: tdxctl td start {spec.name}",
+        )
     ET.register_namespace("qemu", QEMU_NAMESPACE)
     domain = ET.Element("domain", type="kvm" if launch.accelerator == "kvm" else "qemu")
     _text(domain, "name", spec.name)

@@ -51,7 +51,8 @@ def _machine(spec: TdSpec, dialect: Dialect, launch: Launch) -> list[str]:
         properties.append(("confidential-guest-support", "tdx0"))
     properties += [("memory-backend", MEMORY_ID), *launch.platform_machine]
     accelerator = "kvm" if launch.accelerator == "kvm" else "tcg,thread=multi"
-    return ["-accel", accelerator, "-machine", option(dialect.machine, properties), *dialect.hpet_option]
+    machine = dialect.machine.replace("smm=off", "smm=on") if launch.smm else dialect.machine
+    return ["-accel", accelerator, "-machine", option(machine, properties), *dialect.hpet_option]
 
 
 def _processor(spec: TdSpec, dialect: Dialect, launch: Launch) -> list[str]:
@@ -78,6 +79,11 @@ def _memory(spec: TdSpec, dialect: Dialect) -> list[str]:
 def _firmware(spec: TdSpec, launch: Launch) -> list[str]:
     if spec.type is VmType.LEGACY or launch.firmware is None:
         return []
+    if launch.smm:
+        # What the firmware writes goes with the machine: each start has the file's variables, which are measured.
+        flash = {"format": "raw", "unit": 0, "snapshot": True, "file": launch.firmware}
+        secure = "driver=cfi.pflash01,property=secure,value=on"
+        return ["-global", secure, "-drive", option("if=pflash", flash)]
     return ["-bios", str(launch.firmware)]
 
 

@@ -14,7 +14,8 @@ AGENT_PORT = "org.tdxstack.agent.0"
 class Launch:
     """The facts of one start. ``accelerator`` is ``kvm`` or ``tcg``; ``disk`` is the overlay or the image itself.
 
-    ``platform_arguments`` and ``platform_machine`` are what the TD session adds.
+    ``platform_arguments`` and ``platform_machine`` are what the TD session adds. ``smm`` says that the firmware needs
+    system management mode and flash for its variables.
     """
 
     run_dir: Path
@@ -22,6 +23,7 @@ class Launch:
     accelerator: str
     mac: str
     firmware: Path | None = None
+    smm: bool = False
     disk: Path | None = None
     disk_format: str = "qcow2"
     ssh_port: int | None = None

@@ -9,6 +9,10 @@ import pytest
 from firmware_file import GENERIC_4M, firmware_file
 from tdxstack.cli.main import main
 from tdxstack.cli.paper import run_ovmfkeyenroll
+from tdxstack.firmware.enroll import certificate_lists
+from tdxstack.firmware.keys import read_certificate
+from tdxstack.vm.marker_kernel import marker_kernel
+from tdxstack.wire.pe import authenticode
 from varstore_file import with_store
 
 GUID = "0d9b4a60-e0bf-4a66-b9b1-db1b98f87770"
@@ -53,6 +57,35 @@ def test_enroll_and_show(firmware: Path, keys: Path, tmp_path: Path, capsys: pyt
     assert variables["dbx"]["signatures"] == ["ab" * 32]
     assert main(["firmware", "show", str(target)]) == 0
     assert "CN=tdxstack db" in capsys.readouterr().out
+
+
+def test_keys_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["firmware", "keys", "new", str(tmp_path / "keys"), "--dry-run", "--json"]) == 0
+    assert document(capsys)["keys"][2]["key"] == str(tmp_path / "keys" / "db.key")
+    assert not (tmp_path / "keys").exists()
+
+
+def test_what_dbx_takes(firmware: Path, keys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, update, lists = tmp_path / "x.efi", tmp_path / "dbxupdate.bin", tmp_path / "dbx.esl"
+    image.write_bytes(marker_kernel())
+    lists.write_bytes(certificate_lists([read_certificate(keys / "KEK.pem")]))
+    update.write_bytes(bytes(16) + (24).to_bytes(4, "little") + bytes(20) + lists.read_bytes())
+    words = [str(path) for path in (keys / "db.pem", image, update, lists)]
+    argv = ["firmware", "enroll", str(firmware), "-o", str(tmp_path / "new.fd"), "--keys", str(keys)]
+    assert main([*argv, *(word for one in words for word in ("--dbx", one)), "--owner", GUID, "--json"]) == 0
+    capsys.readouterr()
+    assert main(["firmware", "show", str(tmp_path / "new.fd"), "--json"]) == 0
+    (dbx,) = [one for one in document(capsys)["variables"] if one["name"] == "dbx"]
+    digest = authenticode(marker_kernel(), "sha256")[0].hex()
+    assert dbx["signatures"] == ["CN=tdxstack KEK", "CN=tdxstack KEK", "CN=tdxstack db", digest]
+    image.write_bytes(b"MZ")
+    assert main([*argv, "--dbx", str(image)]) == 2
+    assert main([*argv, "--dbx", str(tmp_path / "none")]) == 2
+
+
+def test_fetch_of_an_unknown_firmware(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["firmware", "fetch", "none"]) == 2
+    assert "secure-boot" in capsys.readouterr().err
 
 
 def test_set_var(firmware: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"console": Console.HVC, "vcpus": 4, "sockets": 2},
         {"ports": (PortForward("udp", 5353, 53),), "vsock_cid": 7},
     ),
+    "software-smm": ("software", {}, {"smm": True, "firmware": Path("/fw/OVMF,sb.fd")}),
     "software-debug": ("software", {"debug": True}, {}),
     "efi-grub": (
         "software",
