@@ -53,7 +53,7 @@ fuzz: venv ## fuzz one target with atheris: make fuzz TARGET=quote SECONDS=600
 	PYTHONPATH=src:tests $(BIN)/python -m fuzz.run $(or $(TARGET),quote) $(or $(SECONDS),600)
 
 lock: ## write requirements.lock anew from pyproject.toml
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra services --extra deploy --group dev --group docs pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra services --extra deploy --extra kubernetes --extra tests --group dev --group docs pyproject.toml -o requirements.lock
 
 clean: ## remove what was built in this checkout
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache

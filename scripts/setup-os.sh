@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the operating system's packages that tdxstack and its tests need.
 #
-# With --tests: what only tests and benchmarks use (PostgreSQL, sshd, OVMF, wrk); none of them is started as a service.
+# With --tests: what only tests and benchmarks use (PostgreSQL, sshd, OVMF, wrk, gdb); none of them is started as a service.
 #
 # Safe to run again: it looks first, and does nothing when nothing is missing. Needs root, or sudo.
 # Debian 12 (QEMU 10 from bookworm-backports), Debian 13 and Ubuntu.
@@ -10,8 +10,8 @@
 set -eu
 
 PACKAGES="python3-venv ca-certificates swtpm swtpm-tools tpm2-tools mmdebstrap debian-archive-keyring uidmap
-openssh-client mtools e2fsprogs sbsigntool gcc libc6-dev util-linux mount iproute2 dpkg"
-TEST_PACKAGES="postgresql wrk openssh-server ovmf"
+openssh-client mtools e2fsprogs sbsigntool zstd gcc libc6-dev util-linux mount iproute2 dpkg"
+TEST_PACKAGES="postgresql wrk openssh-server ovmf gdb"
 ARGUMENTS=${1:-}
 [ "$ARGUMENTS" != --tests ] || PACKAGES="$PACKAGES $TEST_PACKAGES"
 QEMU_PACKAGES="qemu-system-x86 qemu-utils"

@@ -181,6 +181,25 @@ class LiveHost:
         return _ask(["rpm", "-qa", "--queryformat", r"%{NAME}\t%{VERSION}-%{RELEASE}\n"])
 
 
+def dangerous_write_msr(cpu: int, index: int, value: int) -> None:
+    """Write a 64-bit register of this machine.
+
+    Raises:
+        HostReadError: no such register, no driver, no privilege, or the CPU refuses the value.
+    """
+    path = f"/dev/cpu/{cpu}/msr"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, value.to_bytes(8, "little"), index)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        hint = "modprobe msr" if missing else "run as root, with msr.allow_writes=on"
+        raise HostReadError(path, f"MSR {index:#x}: {error.strerror}", missing=missing, hint=hint) from error
+
+
 def _ask(argv: Sequence[str]) -> str | None:
     try:
         done = process.run(argv, timeout=20, env=dict(os.environ) | {"LC_ALL": "C"})

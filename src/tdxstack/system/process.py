@@ -35,6 +35,10 @@ PACKAGES: dict[str, str] = {
     "mdir": "mtools",
     "debugfs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
+    "qemu-storage-daemon": "qemu-utils",
+    "gdb": "gdb",
+    "zstd": "zstd",
+    "lz4": "lz4",
 }
 
 ChildTimeout = subprocess.TimeoutExpired

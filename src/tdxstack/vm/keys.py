@@ -47,10 +47,10 @@ def write_authorized_keys(path: Path, extra: Sequence[Path]) -> None:
     write_atomic(path, authorized_keys(extra), mode=0o600)
 
 
-def ssh_options(record: TdRecord) -> list[str]:
-    """Options that ``ssh`` and ``scp`` share: our key alone, and a list of known hosts of the TD's own."""
+def ssh_options(record: TdRecord, identity: Path | None = None) -> list[str]:
+    """Options that ``ssh`` and ``scp`` share: one key (``identity``, or ours), and known hosts of the TD's own."""
     return [
-        *("-i", str(key_path())),
+        *("-i", str(identity or key_path())),
         *("-o", "IdentitiesOnly=yes"),
         *("-o", f"UserKnownHostsFile={record.place.known_hosts}"),
         *("-o", "StrictHostKeyChecking=accept-new"),

@@ -16,7 +16,7 @@ Run = Callable[[argparse.Namespace], ExitCode]
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    from tdxstack.cli.commands import td_change, td_reach
+    from tdxstack.cli.commands import td_change, td_debug, td_reach
 
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_create(verbs)
@@ -24,6 +24,12 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--wait", action="store_true", help="return when the guest's agent is ready")
     start.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds that --wait may take")
     start.add_argument("--discard-saved", action="store_true", help="boot afresh although its state was saved")
+    start.add_argument(
+        "--debug",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="set the TD's setting debug first: halted before its first instruction, for tdxctl td gdb",
+    )
     start.add_argument("--dry-run", action="store_true", help="print QEMU's argument list and start nothing")
     start.add_argument("--print-xml", action="store_true", help="print libvirt's domain XML and start nothing")
     output.add_json(start)
@@ -54,6 +60,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
     td_reach.add_verbs(add)
     td_change.add_verbs(add, add_settings)
+    td_debug.add_verbs(add)
 
 
 def _verb(verbs: Any, name: str, run: Run, text: str, *, named: bool = True) -> argparse.ArgumentParser:
@@ -138,6 +145,8 @@ def run_start(args: argparse.Namespace) -> ExitCode:
         return _print_xml(args)
     if args.dry_run:
         return _preview(args)
+    if args.debug is not None:
+        _set_debug(args)
     record = lifecycle.start(args.name, progress=output.step, discard_saved=args.discard_saved)
     if args.wait:
         output.step("waiting for the guest's agent")
@@ -146,13 +155,39 @@ def run_start(args: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
+def _set_debug(args: argparse.Namespace) -> None:
+    """Keep ``--debug`` in the TD's settings, so that `td show` tells and a restart does the same."""
+    from tdxstack.vm import changes
+    from tdxstack.vm.lifecycle import status
+    from tdxstack.vm.spec import Boot
+
+    spec = status(args.name).spec
+    if args.debug and args.wait:
+        raise UsageError("a TD that is debugged waits for gdb, its agent cannot report", hint="leave --wait out")
+    if spec.debug is not args.debug:
+        changes.change(args.name, {"debug": args.debug})
+    if args.debug and spec.boot is not Boot.DIRECT:
+        output.say(
+            "nokaslr is not set: add it to the boot loader's command line on the disk, or symbols will not fit"
+        )
+
+
+def _debugged(args: argparse.Namespace, record: TdRecord) -> TdRecord:
+    """The record as ``--debug`` would have it."""
+    import dataclasses
+
+    if args.debug is None:
+        return record
+    return dataclasses.replace(record, spec=dataclasses.replace(record.spec, debug=args.debug))
+
+
 def _preview(args: argparse.Namespace) -> ExitCode:
     import shlex
 
     from tdxstack.vm import plan
     from tdxstack.vm.lifecycle import status
 
-    argv, run = plan.preview(status(args.name))
+    argv, run = plan.preview(_debugged(args, status(args.name)))
     body = {"argv": argv, "dialect": run.dialect, "accelerator": run.accelerator, "firmware": run.firmware}
     output.emit(args, output.document("td-argv", body), lambda: shlex.join(argv))
     return ExitCode.DONE
@@ -162,7 +197,7 @@ def _print_xml(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import plan
     from tdxstack.vm.lifecycle import status
 
-    xml = plan.preview_xml(status(args.name))
+    xml = plan.preview_xml(_debugged(args, status(args.name)))
     output.emit(args, output.document("td-xml", {"xml": xml}), lambda: xml)
     return ExitCode.DONE
 

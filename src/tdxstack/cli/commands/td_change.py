@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tdxstack.cli import output
-from tdxstack.errors import ExitCode, SystemFault
+from tdxstack.errors import ExitCode
 
 Run = Callable[[argparse.Namespace], ExitCode]
 AddVerb = Callable[..., argparse.ArgumentParser]
@@ -35,8 +35,6 @@ def add_verbs(add: AddVerb, add_settings: Callable[[argparse.ArgumentParser], No
     events = add("events", run_events, "what happened to a TD")
     events.add_argument("--follow", "-f", action="store_true", help="go on printing what happens")
     events.add_argument("--json", action="store_true", help="print each event as a line of JSON")
-    gdb = add("gdb", run_gdb, "connect gdb to a TD that was started with debug on")
-    gdb.add_argument("--symbols", metavar="FILE", help="vmlinux with debug information")
 
 
 def _add_snapshot(parser: argparse.ArgumentParser) -> None:
@@ -159,17 +157,3 @@ def _told(line: bytes) -> bytes:
         return b""
     facts = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("time", "event") and value)
     return f"{event['time']}  {event['event']:<16} {facts}\n".encode()
-
-
-def run_gdb(args: argparse.Namespace) -> ExitCode:
-    from tdxstack.system.process import become
-    from tdxstack.vm.lifecycle import status
-
-    socket = status(args.name).place.run_dir / "gdb.sock"
-    if not socket.exists():
-        raise SystemFault(
-            f"TD {args.name} has no gdb stub now",
-            hint=f"tdxctl td set {args.name} --debug, then tdxctl td start {args.name}",
-        )
-    symbols = ["-ex", f"file {args.symbols}"] if args.symbols else []
-    become(["gdb", "-q", *symbols, "-ex", f"target remote {socket}", "-ex", "hbreak start_kernel"])

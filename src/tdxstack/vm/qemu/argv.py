@@ -65,6 +65,9 @@ def _processor(spec: TdSpec, dialect: Dialect, launch: Launch) -> list[str]:
 def _memory(spec: TdSpec, dialect: Dialect) -> list[str]:
     size = f"{spec.memory // MIB}M"
     facts: dict[str, Any] = {"id": MEMORY_ID, "size": size}
+    if not spec.hugepages and not dialect.hardware:
+        # Nothing is pinned: a machine may be larger than what it will ever use of its host.
+        facts["reserve"] = False
     if not spec.hugepages:
         backend = dialect.memory_backend if spec.type is VmType.TD else "memory-backend-ram"
         return ["-m", size, "-object", option(backend, facts)]

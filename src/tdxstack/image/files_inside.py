@@ -1,0 +1,191 @@
+"""Files in the root file system of a disk image that no machine uses: copied in and out without mounting anything.
+
+ext2, ext3 and ext4, by ``debugfs`` of e2fsprogs. ``debugfs`` ends with 0 whatever it ran into, so what it says is
+read, and the file system is checked afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tdxstack.errors import PlatformMissing, SystemFault, UsageError
+from tdxstack.image.disk_export import exported, root_partition
+from tdxstack.system.process import run
+
+TIMEOUT = 600.0
+EXT_MAGIC_AT, EXT_MAGIC = 0x438, b"\x53\xef"
+#: What debugfs says beside errors.
+_TALK = re.compile(r"debugfs |Allocated inode|$")
+#: Status of e2fsck: no errors, errors corrected.
+CHECKED = (0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RootFiles:
+    """The root file system of an image, while it is open. ``device`` is the partition as a file."""
+
+    device: Path
+
+    def exists(self, path: str) -> bool:
+        """Whether there is anything at ``path``."""
+        return self._mode(_guest_path(path)) is not None
+
+    def is_directory(self, path: str) -> bool:
+        mode = self._mode(_guest_path(path))
+        return mode is not None and stat.S_ISDIR(mode)
+
+    def read(self, path: str) -> bytes:
+        """The content of a regular file.
+
+        Raises:
+            SystemFault: there is none.
+        """
+        with tempfile.TemporaryDirectory(prefix="tdxstack-files-") as folder:
+            target = Path(folder) / "file"
+            self._do([f"dump {_word(_guest_path(path))} {_word(target)}"])
+            if not target.exists():
+                raise SystemFault(f"{path}: no such file in the image", hint="give an absolute path of a file in it")
+            return target.read_bytes()
+
+    def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """Write a file of root's, in place of one that is there; directories are made as needed."""
+        with tempfile.TemporaryDirectory(prefix="tdxstack-files-") as folder:
+            source = Path(folder) / "file"
+            source.write_bytes(data)
+            self._put(source, _guest_path(path), mode)
+
+    def make_directory(self, path: str, *, mode: int = 0o755) -> None:
+        """Make a directory of root's, with those above it; one that is there is left as it is."""
+        wanted = _guest_path(path)
+        commands: list[str] = []
+        for folder in reversed([wanted, *wanted.parents]):
+            if str(folder) == "/" or self._mode(folder) is not None:
+                continue
+            bits = mode if folder == wanted else 0o755
+            commands += [f"mkdir {_word(folder)}", f"sif {_word(folder)} mode 0{0o040000 | bits:o}"]
+        self._do(commands)
+
+    def copy_in(self, source: Path, target: str) -> None:
+        """Copy a file or a directory; a ``target`` that is a directory, or ends in ``/``, takes it under its name.
+
+        Raises:
+            UsageError: there is no ``source``.
+        """
+        if not source.exists():
+            raise UsageError(f"{source}: no such file or directory", hint="give a file or directory of this machine")
+        place = _guest_path(target)
+        if target.endswith("/") or self.is_directory(target):
+            place = place / source.name
+        if not source.is_dir():
+            self._put(source, place, stat.S_IMODE(source.stat().st_mode))
+            return
+        self.make_directory(str(place))
+        for entry in sorted(source.iterdir()):
+            self.copy_in(entry, str(place / entry.name))
+
+    def copy_out(self, source: str, target: Path) -> Path:
+        """Copy a file or a directory out; returns where it is. A ``target`` that is a directory takes it in.
+
+        Raises:
+            SystemFault: there is no ``source`` in the image.
+        """
+        place = _guest_path(source)
+        if self.is_directory(source):
+            target.mkdir(parents=True, exist_ok=True)
+            self._do([f"rdump {_word(place)} {_word(target)}"])
+            return target / place.name
+        if target.is_dir():
+            target = target / place.name
+        target.write_bytes(self.read(source))
+        return target
+
+    def _put(self, source: Path, place: PurePosixPath, mode: int) -> None:
+        self.make_directory(str(place.parent))
+        before = self._mode(place)
+        if before is not None and stat.S_ISDIR(before):
+            raise UsageError(f"{place} is a directory in the image", hint=f"write {place}/ to copy into it")
+        commands = [f"rm {_word(place)}"] if before is not None else []
+        commands.append(f"write {_word(source.absolute())} {_word(place)}")
+        commands += [f"sif {_word(place)} {field} {value}" for field, value in _owned_by_root(mode).items()]
+        self._do(commands)
+
+    def _mode(self, path: PurePosixPath) -> int | None:
+        """``st_mode`` of what is there, or None."""
+        said = run(["debugfs", "-R", f"stat {_word(path)}", str(self.device)], timeout=TIMEOUT).text
+        found = re.search(r"Type: (\S+)\s+Mode:\s+([0-7]+)", said)
+        if found is None:
+            return None
+        kinds = {"directory": stat.S_IFDIR, "symlink": stat.S_IFLNK, "regular": stat.S_IFREG}
+        return kinds.get(found[1], 0) | int(found[2], 8)
+
+    def _do(self, commands: Sequence[str]) -> None:
+        if not commands:
+            return
+        with tempfile.NamedTemporaryFile("w", prefix="tdxstack-debugfs-") as script:
+            script.write("\n".join(commands) + "\n")
+            script.flush()
+            done = run(["debugfs", "-w", "-f", script.name, str(self.device)], timeout=TIMEOUT)
+        faults = [line for line in done.stderr.decode(errors="replace").splitlines() if not _TALK.match(line)]
+        if faults:
+            raise SystemFault(f"in the image: {faults[0].strip()}", hint="check the path, and the space in the image")
+
+
+@contextmanager
+def root_files(image: Path, *, writable: bool = False) -> Iterator[RootFiles]:
+    """The files of an image's root file system. What was written is checked, and in the image, at the end.
+
+    Raises:
+        StateError: a machine uses the image.
+        PlatformMissing: its root file system is none of ext2, ext3 and ext4.
+        SystemFault: the image is damaged.
+    """
+    with exported(image, root_partition(image), writable=writable) as device:
+        _require_ext(image, device)
+        if writable:
+            _check(image, device)
+        yield RootFiles(device)
+        if writable:
+            _check(image, device, force=True)
+
+
+def _require_ext(image: Path, device: Path) -> None:
+    with device.open("rb") as stream:
+        stream.seek(EXT_MAGIC_AT)
+        if stream.read(2) != EXT_MAGIC:
+            raise PlatformMissing(
+                f"{image}: its root file system is none of ext2, ext3 and ext4",
+                hint="start the TD and copy with tdxctl td copy",
+            )
+
+
+def _check(image: Path, device: Path, *, force: bool = False) -> None:
+    """Replay the journal that a machine which was killed has left, and mend what can be mended."""
+    argv = ["e2fsck", "-p", *(["-f"] if force else []), str(device)]
+    done = run(argv, timeout=TIMEOUT, check=False)
+    if done.returncode not in CHECKED:
+        raise SystemFault(f"{image}: e2fsck: {done.text.strip()[-300:]}", hint="make the overlay anew")
+
+
+def _owned_by_root(mode: int) -> dict[str, str]:
+    return {"mode": f"0{stat.S_IFREG | mode:o}", "uid": "0", "gid": "0"}
+
+
+def _guest_path(path: str) -> PurePosixPath:
+    place = PurePosixPath(path)
+    if not place.is_absolute() or ".." in place.parts:
+        raise UsageError(f"{path!r} is not an absolute path", hint="e.g. /root/")
+    return place
+
+
+def _word(path: PurePosixPath | Path) -> str:
+    """A path as a word of a debugfs command."""
+    text = str(path)
+    if not text.isprintable() or '"' in text:
+        raise UsageError(f"{text!r}: a path with quotes or control characters", hint="take another name")
+    return f'"{text}"'
