@@ -53,9 +53,8 @@ def test_a_command() -> None:
     )
     with pytest.raises(StateError, match="not started"):
         runner.wait()
-    assert runner.retcode is None
-    runner.runwait()
-    assert (runner.retcode, runner.stdout, runner.stderr) == (3, ["a", "b"], ["c"])
+    done = runner.runwait()
+    assert (done.retcode, done.stdout, done.stderr) == (3, ["a", "b"], ["c"])
     with pytest.raises(StateError, match="run it again"):
         runner.runwait()
 
