@@ -46,6 +46,7 @@ class Agent:
         self._methods: dict[str, Callable[[Params], dict[str, Any]]] = {
             "ping": lambda params: self.greeting(),
             "check": self._check,
+            "audit": self._audit,
             "report": self._report,
             "quote": self._quote,
             "eventlog": self._eventlog,
@@ -88,6 +89,14 @@ class Agent:
         from tdxstack.platform.linux_guest_check import check
 
         return {"checks": check(self._paths, self._faults)}
+
+    def _audit(self, params: Params) -> dict[str, Any]:
+        from tdxstack.platform.linux_guest_audit import audit
+
+        allow = params.get("allow") or []
+        if not isinstance(allow, list) or not all(isinstance(name, str) for name in allow):
+            raise UsageError("allow is not a list of names")
+        return audit(self._paths, allow)
 
     def _report(self, params: Params) -> dict[str, Any]:
         data = linux_guest.report(_hex(params, "report_data", REPORT_DATA_SIZE), self._paths)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tdxstack.cli import output
+from tdxstack.cli.commands import guest_audit
 from tdxstack.errors import ExitCode, SystemFault, UsageError
 
 REPORT_DATA_SIZE = 64
@@ -35,6 +36,8 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     by.add_argument("--digest", metavar="HEX", help="the SHA-384 digest to extend by")
     by.add_argument("--event", type=Path, metavar="FILE", help="extend by the SHA-384 of FILE")
     _add(verbs, "check", "try every interface of this guest", _check)
+    audit = "judge devices, drivers and ACPI tables by the allow-list of a hardened TD"
+    guest_audit.add_options(_add(verbs, "audit", audit, lambda args: guest_audit.run(args, _ask)))
     text = "run the guest's service: the emulation of a software TD, and the agent"
     serve = verbs.add_parser("serve", help=text, description=text, formatter_class=output.help_formatter())
     serve.set_defaults(run=_serve)
