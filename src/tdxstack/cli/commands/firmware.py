@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from tdxstack.cli import output
+from tdxstack.cli.commands.firmware_secure_boot import add_secure_boot
 from tdxstack.errors import ExitCode, UsageError, WireError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     output.add_json(new)
     _add_enroll(verbs)
     _add_set_var(verbs)
+    add_secure_boot(verbs, firmware_help=FILE_HELP, dbx_help=DBX_HELP)
 
 
 def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:

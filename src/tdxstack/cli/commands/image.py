@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import output
+from tdxstack.cli.commands.image_sign import add_sign
 from tdxstack.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    add_sign(verbs)
     _add_build(verbs.add_parser("build", help="build a guest image from a recipe"))
     listing = verbs.add_parser("list", help="list images (and, with --recipes, what can be built)")
     listing.add_argument("--recipes", action="store_true", help="list the recipes instead")

@@ -1,0 +1,63 @@
+"""Signs EFI images by ``sbsign``, run as a program, and tells by ``sbverify`` what is signed already."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tdxstack.errors import ProcessFailed, UsageError
+from tdxstack.system.process import run
+
+SECONDS = 120.0
+PEM_MARK = b"-----BEGIN"
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A private key and its certificate, both PEM, as ``tdxctl firmware keys new`` makes them."""
+
+    key: Path
+    certificate: Path
+
+    def check(self) -> Signer:
+        """Return self if both files can be used.
+
+        Raises:
+            UsageError: one is missing, or no PEM file.
+        """
+        for path in (self.key, self.certificate):
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                hint = "make keys by: tdxctl firmware keys new DIR"
+                raise UsageError(f"{path}: {error.strerror}", hint=hint) from None
+            if PEM_MARK not in content:
+                hint = f"openssl x509 -inform DER -in {path} -out {path.with_suffix('.pem')}"
+                raise UsageError(f"{path}: not a PEM file, which sbsign wants", hint=hint)
+        return self
+
+    def has_signed(self, image: bytes) -> bool:
+        """Whether the image carries a good signature that this certificate verifies."""
+        with tempfile.TemporaryDirectory(prefix="tdxstack-sign-") as folder:
+            source = Path(folder) / "image"
+            source.write_bytes(image)
+            argv = ["sbverify", "--cert", str(self.certificate), str(source)]
+            return run(argv, timeout=SECONDS, check=False).returncode == 0
+
+    def sign(self, image: bytes) -> bytes:
+        """The image with a signature of ours; signatures of others stay.
+
+        Raises:
+            UsageError: sbsign does not take the image or the key.
+        """
+        with tempfile.TemporaryDirectory(prefix="tdxstack-sign-") as folder:
+            source, target = Path(folder) / "image", Path(folder) / "signed"
+            source.write_bytes(image)
+            words = ["--key", str(self.key), "--cert", str(self.certificate), "--output", str(target)]
+            try:
+                run(["sbsign", *words, str(source)], timeout=SECONDS)
+                return target.read_bytes()
+            except ProcessFailed as failed:
+                said = failed.output.strip().splitlines()
+                raise UsageError(f"sbsign refused: {said[-1] if said else 'no reason given'}") from None
