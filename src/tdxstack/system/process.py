@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -171,6 +173,32 @@ async def ended(child: Child) -> int:
         loop.remove_reader(descriptor)
         os.close(descriptor)
     return child.wait()
+
+
+async def process_ended(pid: int) -> None:
+    """Wait in the event loop until a process that is no child of ours has ended; for ever if ``pid`` is 0."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    gone: asyncio.Future[None] = loop.create_future()
+    if not pid:
+        await gone
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        loop.add_reader(descriptor, _settle, gone)
+        await gone
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def kill_process(pid: int) -> None:
+    """Kill a process that is no child of ours; it may be gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

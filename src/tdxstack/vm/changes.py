@@ -96,8 +96,9 @@ def change(name: str, values: Mapping[str, Any]) -> TdRecord:
                 "a fresh TD",
                 hint="tdxctl td create",
             )
-        records.save(replace(record, spec=spec))
-        return records.load(name)
+        changed = lifecycle.define_anew(record, replace(record, spec=spec))
+        records.save(changed)
+        return changed
 
 
 def reboot(

@@ -13,6 +13,7 @@ from typing import Any
 
 from tdxstack.errors import ExitCode, StateError, SystemFault, TdxStackError
 from tdxstack.vm.record import Place, observe
+from tdxstack.vm.spec import Via
 from tdxstack.vm.state import ACTIVE
 
 CONNECT_TIMEOUT = 5.0
@@ -57,18 +58,7 @@ class ControlClient:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(CONNECT_TIMEOUT)
-        try:
-            self._socket.connect(str(Place(name).control))
-        except OSError as error:
-            self._socket.close()
-            record = observe(name)
-            if record.state not in ACTIVE:
-                raise StateError(
-                    f"TD {name}", "reach it", record.state.value, "running", hint=f"tdxctl td start {name}"
-                ) from None
-            raise SystemFault(f"TD {name}: its supervisor does not answer: {error}", hint="tdxctl td list") from error
+        self._socket = _connected(name)
         self._stream = self._socket.makefile("rwb")
 
     def __enter__(self) -> ControlClient:
@@ -108,3 +98,36 @@ class ControlClient:
 
     def _ended(self, method: str) -> SystemFault:
         return SystemFault(f"TD {self._name}: its supervisor ended during {method}", hint="tdxctl td list")
+
+
+def _connected(name: str) -> socket.socket:
+    """A connection to the TD's supervisor; one whose machine goes on without any gets another."""
+    try:
+        return _connect(name)
+    except OSError as error:
+        record = observe(name)
+        if record.state not in ACTIVE:
+            raise StateError(
+                f"TD {name}", "reach it", record.state.value, "running", hint=f"tdxctl td start {name}"
+            ) from None
+        fault = SystemFault(f"TD {name}: its supervisor does not answer: {error}", hint="tdxctl td list")
+    if record.spec.via is not Via.LIBVIRT:
+        raise fault
+    from tdxstack.vm.lifecycle import adopt
+
+    adopt(name)
+    try:
+        return _connect(name)
+    except OSError:
+        raise fault from None
+
+
+def _connect(name: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection.settimeout(CONNECT_TIMEOUT)
+    try:
+        connection.connect(str(Place(name).control))
+    except OSError:
+        connection.close()
+        raise
+    return connection

@@ -11,7 +11,7 @@ from tdxstack.vm.record import Place, now
 
 #: QEMU's events that tell a person something; the rest is its own housekeeping.
 NOTED = frozenset({"BLOCK_IO_ERROR", "GUEST_PANICKED", "GUEST_CRASHLOADED", "POWERDOWN", "RESET"}) | frozenset(
-    {"RESUME", "SHUTDOWN", "STOP", "SUSPEND", "WAKEUP", "WATCHDOG"}
+    {"RESUME", "SHUTDOWN", "STOP", "SUSPEND", "WAKEUP", "WATCHDOG", "LIBVIRT_LOST", "LIBVIRT_BACK", "UNDEFINED"}
 )
 #: The log starts anew, with the one before kept, beyond this many bytes.
 MAX_SIZE = 1 << 20

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 from tdxstack.errors import LockHeld, SystemFault, TdxStackError, UsageError
@@ -24,7 +25,7 @@ from tdxstack.vm import record as records
 from tdxstack.vm.control import ControlClient, error_from_document
 from tdxstack.vm.record import TdRecord
 from tdxstack.vm.saved import saved_state
-from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.spec import TdSpec, Via
 from tdxstack.vm.spec_rules import check_files
 from tdxstack.vm.state import ACTIVE, STARTABLE, State, require
 
@@ -55,11 +56,37 @@ def create(spec: TdSpec) -> TdRecord:
         record = TdRecord(spec=spec, since=records.now(), created=records.now())
         try:
             records.save(record)
+            if _is_kept_by_libvirt(record):
+                return define_anew(record, record)
         except BaseException:
             if not existed:
                 shutil.rmtree(place.directory, ignore_errors=True)
+            else:
+                place.record.unlink(missing_ok=True)
             raise
     return record
+
+
+def define_anew(before: TdRecord, record: TdRecord) -> TdRecord:
+    """Let libvirt's definition follow a TD's changed settings; the TD is at rest, its lock held."""
+    if _is_kept_by_libvirt(before) and (
+        not _is_kept_by_libvirt(record) or before.spec.connect != record.spec.connect
+    ):
+        _libvirt_definition().undefine(before)
+    if _is_kept_by_libvirt(record):
+        defined: TdRecord = _libvirt_definition().define(record)
+        return defined
+    return record
+
+
+def _is_kept_by_libvirt(record: TdRecord) -> bool:
+    return record.spec.via is Via.LIBVIRT and not record.spec.transient
+
+
+def _libvirt_definition() -> ModuleType:
+    from tdxstack.vm.libvirt import definition
+
+    return definition
 
 
 def status(name: str) -> TdRecord:
@@ -108,20 +135,35 @@ def start(name: str, *, progress: Progress | None = None, discard_saved: bool = 
 def _launch(record: TdRecord, discard_saved: bool) -> tuple[int, IO[bytes]]:
     """Start the supervisor; its process id, and the pipe through which it reports."""
     lock = _lock(record)
-    reading, writing = os.pipe()
     try:
         record = records.load(record.name)
         require(record.name, "start", record.state, STARTABLE)
         if discard_saved:
             saved_state(record.name).discard()
         records.save(record.moved(State.STARTING))
-        return _spawn_supervisor(record, lock, writing), os.fdopen(reading, "rb")
-    except BaseException:
-        os.close(reading)
-        raise
+        pid, reading = _spawn_supervisor(record, lock)
+        return pid, os.fdopen(reading, "rb")
     finally:
         os.close(lock)
-        os.close(writing)
+
+
+def adopt(name: str) -> TdRecord:
+    """Give a TD whose machine runs without a supervisor another one; see ``vm.libvirt``.
+
+    Raises:
+        SystemFault: its machine cannot be taken over.
+    """
+    record = records.observe(name)
+    try:
+        lock = take_lock(record.place.lock, wait=False)
+    except LockHeld:
+        return records.load(name)
+    try:
+        _, reading = _spawn_supervisor(records.load(name), lock, "--adopt")
+    finally:
+        os.close(lock)
+    with os.fdopen(reading, "rb") as report:
+        return _await_report(record, report, None)
 
 
 def _lock(record: TdRecord) -> int:
@@ -137,29 +179,30 @@ def _lock(record: TdRecord) -> int:
             time.sleep(0.05)
 
 
-def _spawn_supervisor(record: TdRecord, lock: int, report: int) -> int:
+def _spawn_supervisor(record: TdRecord, lock: int, *more: str) -> tuple[int, int]:
+    """Start a supervisor that inherits the lock; its process id, and the end of its report pipe to read from."""
     from tdxstack.system.process import spawn
 
     place = record.place
-    with place.supervisor_log.open("wb") as log:
-        child = spawn(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "tdxstack.vm.supervisor",
-                record.name,
-                f"--lock={lock}",
-                f"--report={report}",
-            ],
-            stdout=log,
-            stderr=log,
-            pass_fds=(lock, report),
-            cwd=place.directory,
-            die_with_parent=False,
-            new_session=True,
-        )
-    return child.pid
+    reading, writing = os.pipe()
+    words = [record.name, f"--lock={lock}", f"--report={writing}", *more]
+    try:
+        with place.supervisor_log.open("wb") as log:
+            child = spawn(
+                [sys.executable, "-P", "-m", "tdxstack.vm.supervisor", *words],
+                stdout=log,
+                stderr=log,
+                pass_fds=(lock, writing),
+                cwd=place.directory,
+                die_with_parent=False,
+                new_session=True,
+            )
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return child.pid, reading
 
 
 def _await_report(record: TdRecord, report: Any, progress: Progress | None) -> TdRecord:
@@ -305,6 +348,8 @@ def delete(name: str, *, force: bool = False) -> None:
             stop(name, "force")
     lock = _patiently(place.lock, f"tdxctl td stop {name} --mode force")
     try:
+        if record is not None and _is_kept_by_libvirt(record):
+            _libvirt_definition().undefine(record)
         shutil.rmtree(place.run_dir, ignore_errors=True)
         place.record.unlink(missing_ok=True)
         shutil.rmtree(place.directory)

@@ -1,174 +1,146 @@
-"""One QEMU process with the platform session behind it, from its start to its end."""
+"""A machine that carries a TD, whichever way it is driven: what QEMU's and libvirt's back ends both satisfy.
+
+Order of calls: ``start`` or ``adopt``, (``resume``), ..., ``close``. All coroutines run in one event loop. The back
+end is chosen by the specification's ``via``; ``open_machine`` is the register.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tdxstack.errors import StateError, SystemFault
+from tdxstack.errors import SystemFault
 from tdxstack.platform.base import TdSession
-from tdxstack.system.process import Child, ended, spawn
-from tdxstack.vm.dialects import Dialect
-from tdxstack.vm.qemu import argv
-from tdxstack.vm.qemu.launch import Launch
-from tdxstack.vm.qemu.qmp import Event, Monitor, MonitorError
-from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.spec import Via
 
-CONNECT_TIMEOUT = 30.0
-QUIT_TIMEOUT = 5.0
-DRAIN_TIMEOUT = 1.0
-PARTING_TIME = 1.0
-LOG_TAIL = 2000
+if TYPE_CHECKING:
+    from tdxstack.vm.dialects import Dialect
+    from tdxstack.vm.qemu.launch import Launch
+    from tdxstack.vm.record import TdRecord
 
 
-class QemuEnded(SystemFault):
-    """QEMU ended before the machine ran. ``log`` is what it said."""
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event of QEMU's, e.g. ``SHUTDOWN`` with ``{"guest": true, "reason": "guest-shutdown"}``."""
 
-    def __init__(self, status: int, log: str, *, hint: str | None = None) -> None:
-        how = _how(status)
-        super().__init__(f"QEMU {how}" + (f": {log}" if log else ""), hint=hint)
-        self.log = log
+    name: str
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a machine ended. ``reboot``: the guest asked for a reset; ``fault`` is None for an orderly end."""
+    """How a machine ended. ``reboot``: the guest asked for a reset; ``fault`` is None for an orderly end, which may
+    have a ``reason`` all the same: somebody else ended it. ``left``: it goes on without us.
+    """
 
     fault: str | None = None
     reboot: bool = False
+    reason: str | None = None
+    left: bool = False
 
 
-class Machine:
-    """Starts, watches and ends one QEMU; owns its session."""
+class LaunchFailed(SystemFault):
+    """The machine ended, or was refused, before it ran. ``log`` is what was said."""
 
-    def __init__(self, spec: TdSpec, dialect: Dialect, launch: Launch, session: TdSession, log: Path) -> None:
-        self._spec = spec
-        self._dialect = dialect
-        self._launch = launch
-        self._log = log
-        self._child: Child | None = None
-        self._shutdown: Event | None = None
-        self.session = session
-        self.monitor = Monitor(launch.qmp)
+    def __init__(self, message: str, log: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.log = log
+
+
+class Machine(Protocol):
+    """One machine with the platform session behind it, from its start to its end."""
+
+    @property
+    def session(self) -> TdSession: ...
 
     @property
     def pid(self) -> int:
-        return self._child.pid if self._child is not None else 0
+        """Process id of its QEMU; 0 where it is not known (another host)."""
+        ...
 
     @property
-    def launch(self) -> Launch:
-        return self._launch
+    def agent_socket(self) -> Path:
+        """Unix socket of the guest agent's port, once the machine is up."""
+        ...
 
-    async def start(self) -> None:
-        """Bring up the session and QEMU, and connect both; the guest's CPUs do not run yet.
+    async def start(self, memory: Path | None = None) -> None:
+        """Bring up session and machine; the guest's CPUs do not run yet. ``memory``: go on from what ``keep`` wrote.
 
         Raises:
-            QemuEnded: QEMU did not accept its command line, its files or its ports.
+            LaunchFailed: QEMU or libvirt did not accept its settings, its files or its ports.
+            SystemFault: the memory does not fit this machine.
         """
-        await self.session.start()
-        words = argv.build(self._spec, self._dialect, self.complete_launch())
-        with self._log.open("ab") as log:
-            log.write((" ".join(words) + "\n").encode())
-            log.flush()
-            offset = log.tell()
-            self._child = spawn(words, stdout=log, stderr=log)
-        connecting = asyncio.create_task(self.monitor.connect(CONNECT_TIMEOUT))
-        ending = asyncio.create_task(ended(self._child))
-        try:
-            await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if ending.done():
-                raise QemuEnded(
-                    ending.result(), self._said(offset), hint="the log of QEMU: tdxctl td logs NAME --qemu"
-                )
-            await connecting
-        finally:
-            connecting.cancel()
-            ending.cancel()
-            await asyncio.gather(connecting, ending, return_exceptions=True)
-        await self.session.attach()
+        ...
 
-    def complete_launch(self) -> Launch:
-        """The launch with what the session adds; on hardware the dialect says all of it."""
-        if self._dialect.hardware:
-            return self._launch
-        return replace(
-            self._launch,
-            platform_arguments=tuple(self.session.qemu_arguments()),
-            platform_machine=tuple(self.session.machine_properties().items()),
-        )
+    async def adopt(self) -> bool:
+        """Take charge of a machine that runs already; whether its CPUs run.
+
+        Raises:
+            SystemFault: it does not run, or cannot be taken over.
+        """
+        ...
+
+    async def resume(self) -> None:
+        """Let the CPUs run."""
+        ...
+
+    async def suspend(self) -> None:
+        """Halt the CPUs."""
+        ...
+
+    async def power_button(self) -> None:
+        """Press the power button."""
+        ...
+
+    async def reset(self) -> None:
+        """Press the reset button."""
+        ...
+
+    async def keep(self, path: Path, *, goes_on: bool) -> None:
+        """Write memory and devices of the halted machine to ``path``; unless it ``goes_on``, only ``quit`` follows.
+
+        Raises:
+            SystemFault: e.g. for want of space; the machine is as before.
+        """
+        ...
 
     async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """A QMP command; see ``Monitor.execute``."""
-        return await self.monitor.execute(command, arguments)
+        """A QMP command, for what there is no method for."""
+        ...
+
+    def events(self) -> AsyncIterator[Event]:
+        """What happens to the machine, until it ends."""
+        ...
 
     def saw(self, event: Event) -> None:
         """Remember why the machine is about to end."""
-        if event.name == "SHUTDOWN":
-            self._shutdown = event
+        ...
 
     async def wait_ended(self) -> Ending:
-        """Wait until QEMU or a part of the session has ended; the other one is then ended too."""
-        child = self._required()
-        ending = asyncio.create_task(ended(child))
-        failing = asyncio.create_task(self.session.wait_failed())
-        try:
-            await asyncio.wait({ending, failing}, return_when=asyncio.FIRST_COMPLETED)
-            # QEMU's end makes the session's parts lose their peer, perhaps before the process is gone.
-            await asyncio.wait({ending}, timeout=PARTING_TIME)
-            if not ending.done():
-                child.kill()
-                await ending
-                return Ending(fault=failing.result())
-            return await self._judge(ending.result())
-        finally:
-            failing.cancel()
-            ending.cancel()
-            await asyncio.gather(failing, ending, return_exceptions=True)
-
-    async def _judge(self, status: int) -> Ending:
-        for event in await self.monitor.remaining_events(DRAIN_TIMEOUT):
-            self.saw(event)
-        if status == 0 and self._shutdown is not None:
-            return Ending(reboot=self._shutdown.data.get("reason") == "guest-reset")
-        said = self._said(0)
-        return Ending(fault=f"QEMU {_how(status)}" + (f": {said}" if said and status > 0 else ""))
+        """Wait until the machine or a part of the session has ended; the other one is then ended too."""
+        ...
 
     async def quit(self) -> None:
-        """End QEMU: by QMP, and by SIGKILL if it does not listen."""
-        child = self._child
-        if child is None or child.poll() is not None:
-            return
-        try:
-            await asyncio.wait_for(self.monitor.execute("quit"), QUIT_TIMEOUT)
-            await asyncio.wait_for(ended(child), QUIT_TIMEOUT)
-        except (MonitorError, TimeoutError):
-            child.kill()
-            await ended(child)
+        """End the machine at once."""
+        ...
+
+    async def part(self) -> None:
+        """Our process has to end: end the machine, or let it go on (``Ending.left``) if it can."""
+        ...
 
     async def close(self) -> None:
         """End everything of this machine; may be called at any time and more than once."""
-        if self._child is not None and self._child.poll() is None:
-            self._child.kill()
-            await ended(self._child)
-        await self.monitor.close()
-        await self.session.close()
-
-    def _required(self) -> Child:
-        if self._child is None:
-            raise StateError(f"TD {self._spec.name}", "wait", "not started", "started")
-        return self._child
-
-    def _said(self, offset: int) -> str:
-        """What QEMU wrote to its log from ``offset``, without the command lines."""
-        data = self._log.read_bytes()[offset:][-LOG_TAIL:].decode(errors="replace")
-        lines = [line.partition(": ")[2] or line for line in data.splitlines() if "-nodefaults" not in line]
-        return "; ".join(line for line in lines[-3:] if line)
+        ...
 
 
-def _how(status: int) -> str:
-    if status < 0:
-        return f"was killed by {signal.Signals(-status).name}"
-    return f"ended with status {status}"
+def open_machine(record: TdRecord, dialect: Dialect, launch: Launch, session: TdSession) -> Machine:
+    """The machine of a TD by the back end that its specification names; nothing is started."""
+    if record.spec.via is Via.LIBVIRT:
+        from tdxstack.vm.libvirt.machine import LibvirtMachine
+
+        return LibvirtMachine(record.spec, dialect, launch, session)
+    from tdxstack.vm.qemu.machine import QemuMachine
+
+    return QemuMachine(record.spec, dialect, launch, session, record.place.qemu_log)

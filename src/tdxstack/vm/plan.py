@@ -48,7 +48,7 @@ def allocated(record: TdRecord, run: Run) -> Run:
     return allocation.fill(record, run)
 
 
-def launch(record: TdRecord, run: Run, *, incoming: bool = False) -> Launch:
+def launch(record: TdRecord, run: Run) -> Launch:
     """The facts that the argument list needs."""
     spec, place = record.spec, record.place
     disk = spec.image if spec.image is None or not spec.overlay else place.overlay
@@ -65,7 +65,6 @@ def launch(record: TdRecord, run: Run, *, incoming: bool = False) -> Launch:
         ports=tuple(read_port_forward(text) for text in run.ports),
         vsock_cid=run.vsock_cid,
         authorized_keys=place.run_dir / "authorized_keys",
-        incoming=incoming,
     )
 
 
@@ -73,8 +72,8 @@ def preview(record: TdRecord) -> tuple[list[str], Run]:
     """The argument list that a start would use now, and the run's facts; nothing is written or reserved."""
     from tdxstack.vm.qemu import argv
 
-    dialect, run, complete = _complete(record)
-    return argv.build(record.spec, dialect, complete), run
+    dialect, run, facts = complete(record)
+    return argv.build(record.spec, dialect, facts), run
 
 
 def preview_xml(record: TdRecord) -> str:
@@ -85,20 +84,22 @@ def preview_xml(record: TdRecord) -> str:
     """
     from tdxstack.system.process import find
     from tdxstack.vm.libvirt import domain_xml
+    from tdxstack.vm.libvirt.domains import uuid_of
 
-    dialect, _, complete = _complete(record)
+    dialect, _, facts = complete(record)
     if reasons := list(domain_xml.refusals(record.spec, dialect)):
         raise PlatformMissing(f"TD {record.name}: " + "; ".join(reasons), hint="start it under QEMU: tdxctl td start")
-    return domain_xml.build(record.spec, dialect, complete, emulator=find(record.spec.qemu))
+    identity = domain_xml.Identity(uuid_of(record.name))
+    return domain_xml.build(record.spec, dialect, facts, emulator=find(record.spec.qemu), identity=identity)
 
 
-def _complete(record: TdRecord) -> tuple[Dialect, Run, Launch]:
-    from tdxstack.vm.machine import Machine
+def complete(record: TdRecord) -> tuple[Dialect, Run, Launch]:
+    """Everything that a start would use now, with what the platform adds; nothing is written or reserved."""
+    from tdxstack.vm.qemu.launch import completed
     from tdxstack.vm.session import td_session
 
     dialect, run = prepare(record)
     run = allocated(record, run)
     facts = launch(record, run)
     session = td_session(record.spec, facts.firmware, facts.run_dir)
-    machine = Machine(record.spec, dialect, facts, session, record.place.qemu_log)
-    return dialect, run, machine.complete_launch()
+    return dialect, run, completed(facts, dialect, session)

@@ -16,7 +16,7 @@ from typing import Any
 from tdxstack.errors import LockHeld, StateError, SystemFault, UsageError
 from tdxstack.system import paths
 from tdxstack.system.files import locked, private_directory, write_atomic
-from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.spec import TdSpec, Via
 from tdxstack.vm.state import ACTIVE, State, allowed
 
 SCHEMA = "tdxstack/td-record/v1"
@@ -203,11 +203,14 @@ def save(record: TdRecord) -> None:
 def observe(name: str) -> TdRecord:
     """The record, after a look whether the supervisor that an active state needs is there."""
     record = load(name)
-    if record.state not in ACTIVE:
+    by_libvirt = record.spec.via is Via.LIBVIRT
+    if record.state not in ACTIVE and not by_libvirt:
         return record
     try:
         with locked(record.place.lock, wait=False):
             record = load(name)
+            if by_libvirt:
+                return _observed_by_libvirt(record)
             if record.state not in ACTIVE:
                 return record
             record = record.moved(State.FAILED, KILLED)
@@ -218,3 +221,9 @@ def observe(name: str) -> TdRecord:
         # The disk may be full; the truth is told all the same.
         return record.moved(State.FAILED, KILLED) if record.state in ACTIVE else record
     return record
+
+
+def _observed_by_libvirt(record: TdRecord) -> TdRecord:
+    from tdxstack.vm.libvirt import observed
+
+    return observed.observe(record)

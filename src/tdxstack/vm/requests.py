@@ -76,17 +76,17 @@ class Requests:
 
     async def _suspend(self, _: Params) -> dict[str, Any]:
         self._require("suspend", frozenset({State.RUNNING}))
-        await self._td.machine.execute("stop")
+        await self._td.machine.suspend()
         return self._settle(State.PAUSED)
 
     async def _resume(self, _: Params) -> dict[str, Any]:
         self._require("resume", frozenset({State.PAUSED}))
-        await self._td.machine.execute("cont")
+        await self._td.machine.resume()
         return self._settle(State.RUNNING)
 
     async def _reset(self, _: Params) -> dict[str, Any]:
         self._require("reset", UP)
-        await self._td.machine.execute("system_reset")
+        await self._td.machine.reset()
         return self._td.record.to_mapping()
 
     def _require(self, operation: str, states: frozenset[State]) -> None:
@@ -181,7 +181,7 @@ class Requests:
             await machine.quit()
             return
         if paused:
-            await machine.execute("cont")
+            await machine.resume()
         if mode == "agent" or (mode == "auto" and self._td.agent.ready):
             try:
                 await self._td.agent.call("shutdown", {}, AGENT_TIMEOUT)
@@ -190,4 +190,4 @@ class Requests:
                     raise
             else:
                 return
-        await machine.execute("system_powerdown")
+        await machine.power_button()

@@ -8,7 +8,7 @@ from typing import Any
 
 from tdxstack.errors import PlatformMissing
 from tdxstack.platform.base import SavableTdSession, TdSession
-from tdxstack.vm import migration, saved
+from tdxstack.vm import saved
 from tdxstack.vm.machine import Machine
 from tdxstack.vm.record import TdRecord
 from tdxstack.vm.saved import Saved
@@ -37,14 +37,15 @@ async def take(machine: Machine, record: TdRecord, target: Saved, *, paused: boo
     session = require_savable(machine.session, record.spec)
     unfinished = target.begin()
     try:
-        await migration.save(machine, unfinished.memory)
+        state = session.save_state()
+        await machine.keep(unfinished.memory, goes_on=with_disk)
         if with_disk and record.place.overlay.exists():
             saved.copy(record.place.overlay, unfinished.disk)
         facts = {
             "spec": record.spec.to_mapping(),
             "paused": paused,
             "firmware_sha256": record.run.firmware_sha256,
-            "session": base64.b64encode(session.save_state()).decode(),
+            "session": base64.b64encode(state).decode(),
         }
         unfinished.publish(target, facts)
     except BaseException:

@@ -21,6 +21,7 @@ from tdxstack.vm.network import NETWORK, PORT_FORWARD, QUOTE_PATH, PortForward
 from tdxstack.vm.settings import Codec, Setting
 
 MIB = 1 << 20
+SYSTEM_URI = "qemu:///system"
 
 
 class VmType(Enum):
@@ -52,6 +53,13 @@ class Accelerator(Enum):
     AUTO = "auto"
     KVM = "kvm"
     TCG = "tcg"
+
+
+class Via(Enum):
+    """What drives the machine: QEMU directly, or libvirt."""
+
+    QEMU = "qemu"
+    LIBVIRT = "libvirt"
 
 
 class TdAttributes(IntFlag):
@@ -111,6 +119,10 @@ class TdSpec:
     accelerator: Accelerator = _setting(kind.choice(Accelerator), "how instructions run", Accelerator.AUTO)
     dialect: str = _setting(kind.TEXT, "auto, software, tdx15, canonical or upstream", "auto")
     qemu: str = _setting(kind.TEXT, "QEMU binary", "qemu-system-x86_64")
+    via: Via = _setting(kind.choice(Via), "what drives the machine: QEMU directly, or libvirt", Via.QEMU)
+    connect: str = _setting(
+        kind.TEXT, "libvirt's connection URI with via=libvirt; qemu+ssh://HOST/system is remote", SYSTEM_URI
+    )
     autostart: bool = _setting(kind.FLAG, "start with the host (tdxctl td autostart)", False)
     transient: bool = _setting(kind.FLAG, "forget the TD when it stops", False)
 

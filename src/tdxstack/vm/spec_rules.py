@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tdxstack.errors import UsageError
-from tdxstack.vm.spec import MIB, Boot, TdSpec, VmType
+from tdxstack.vm.spec import MIB, SYSTEM_URI, Boot, TdSpec, Via, VmType
 
 MIN_MEMORY = 64 * MIB
 MAX_VCPUS = 4096
@@ -15,7 +16,7 @@ FIRST_CID = 3
 
 def check(spec: TdSpec) -> None:
     """Raise UsageError at the first rule that ``spec`` breaks."""
-    for rule in (_size, _boot, _type, _network):
+    for rule in (_size, _boot, _type, _network, _driver):
         rule(spec)
 
 
@@ -83,6 +84,15 @@ def _network(spec: TdSpec) -> None:
         _refuse(spec, "vsock_cid", f"{spec.vsock_cid} is reserved", f"take {FIRST_CID} or more, or 0")
     if spec.vsock_cid and not spec.vsock:
         _refuse(spec, "vsock_cid", "without a vsock device", "add vsock = true")
+
+
+def _driver(spec: TdSpec) -> None:
+    if spec.via is Via.QEMU:
+        if spec.connect != SYSTEM_URI:
+            _refuse(spec, "connect", "is for libvirt", "add via = libvirt, or leave connect out")
+        return
+    if not re.match(r"qemu(\+[a-z0-9]+)?:///?", spec.connect):
+        _refuse(spec, "connect", f"{spec.connect!r} is no URI of libvirt's QEMU driver", f"write {SYSTEM_URI}")
 
 
 def check_files(spec: TdSpec) -> None:

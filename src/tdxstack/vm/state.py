@@ -9,6 +9,7 @@
                    ▼            ▼            ▼
                  failed      stopped       saved
 
+A machine that outlived its supervisor stays in its state when another takes charge of it.
 From failed, stopped and saved a TD starts again; reverting to a snapshot makes a TD at rest a saved one.
 """
 
@@ -41,9 +42,9 @@ _NEXT: dict[State, frozenset[State]] = {
     State.DEFINED: frozenset({State.STARTING, State.SAVED}),
     State.STARTING: frozenset({State.RUNNING, State.PAUSED, State.STOPPING, State.STOPPED, State.FAILED}),
     State.RUNNING: frozenset(
-        {State.STARTING, State.PAUSED, State.STOPPING, State.STOPPED, State.SAVED, State.FAILED}
+        {State.RUNNING, State.STARTING, State.PAUSED, State.STOPPING, State.STOPPED, State.SAVED, State.FAILED}
     ),
-    State.PAUSED: frozenset({State.RUNNING, State.STOPPING, State.STOPPED, State.SAVED, State.FAILED}),
+    State.PAUSED: frozenset({State.PAUSED, State.RUNNING, State.STOPPING, State.STOPPED, State.SAVED, State.FAILED}),
     State.STOPPING: frozenset({State.STOPPED, State.RUNNING, State.PAUSED, State.FAILED}),
     State.STOPPED: frozenset({State.STARTING, State.SAVED}),
     State.SAVED: frozenset({State.STARTING, State.STOPPED, State.FAILED}),

@@ -22,15 +22,14 @@ from typing import Any
 
 from tdxstack.errors import StateError, SystemFault, TdxStackError
 from tdxstack.system.files import sha256_file, write_atomic
-from tdxstack.vm import allocation, disk, events, keys, migration, plan, restoring
+from tdxstack.vm import allocation, disk, events, keys, plan, restoring
 from tdxstack.vm import record as records
 from tdxstack.vm.agent import AgentConnection
 from tdxstack.vm.control import error_document
 from tdxstack.vm.control_server import ControlServer
 from tdxstack.vm.dialects import Dialect
-from tdxstack.vm.machine import Ending, Machine, QemuEnded
+from tdxstack.vm.machine import Ending, Event, LaunchFailed, Machine, open_machine
 from tdxstack.vm.qemu.launch import Launch
-from tdxstack.vm.qemu.qmp import Event
 from tdxstack.vm.record import Run, TdRecord
 from tdxstack.vm.requests import Requests
 from tdxstack.vm.saved import Saved, saved_state
@@ -46,7 +45,7 @@ HOST_FORWARD_FAULT = "host forwarding rule"
 class Supervisor:
     """Brings one TD up, keeps its state true, and takes it down."""
 
-    def __init__(self, record: TdRecord, report: Reporter) -> None:
+    def __init__(self, record: TdRecord, report: Reporter, *, adopting: bool = False) -> None:
         self.record = record
         self._report = report
         self._machine: Machine | None = None
@@ -55,6 +54,7 @@ class Supervisor:
         self.finished = asyncio.Event()
         self.closing = False
         self._halted = False
+        self._adopting = adopting
         self.end_state = State.STOPPED
         self._control = ControlServer(record.place.control, Requests(self).methods())
 
@@ -74,7 +74,7 @@ class Supervisor:
             life.cancel()
         elif self._machine is not None:
             self.closing = True
-            self._quitting = asyncio.create_task(self._machine.quit())
+            self._quitting = asyncio.create_task(self._machine.part())
 
     async def _live(self) -> None:
         try:
@@ -86,15 +86,20 @@ class Supervisor:
             fault = error if isinstance(error, TdxStackError) else SystemFault(str(error), hint=self._again())
             await self._end(State.FAILED, str(fault), fault)
         else:
+            if ending.left:
+                await self._leave()
+                return
             state = State.FAILED if ending.fault else self.end_state
-            await self._end(state, ending.fault, SystemFault(ending.fault or "", hint=self._again()))
+            await self._end(state, ending.fault or ending.reason, SystemFault(ending.fault or "", hint=self._again()))
 
     def _again(self) -> str:
         return f"tdxctl td start {self.record.name}"
 
     async def _run_machine(self) -> Ending:
-        await self._start()
-        self.move(State.PAUSED if self._halted else State.RUNNING, run=self.record.run)
+        await (self._adopt() if self._adopting else self._start())
+        state = State.PAUSED if self._halted else State.RUNNING
+        if self.record.state is not state or self.record.reason:
+            self.move(state, run=self.record.run)
         self._report.started(self.record)
         while True:
             ending = await self._watch()
@@ -120,6 +125,27 @@ class Supervisor:
         await self._start_with_ports(dialect, replace(run, supervisor_pid=os.getpid()))
         await self._control.open()
 
+    async def _adopt(self) -> None:
+        """Take charge of a machine that outlived its last supervisor, or that somebody else started."""
+        record = self.record
+        dialect, _ = plan.prepare(record)
+        run_dir = record.place.make_run_dir()
+        session = td_session(record.spec, Path(record.run.firmware) if record.run.firmware else None, run_dir)
+        self._machine = machine = open_machine(record, dialect, plan.launch(record, record.run), session)
+        self._halted = not await machine.adopt()
+        self._agent = AgentConnection(machine.agent_socket)
+        await self._agent.open()
+        run = replace(record.run, supervisor_pid=os.getpid(), qemu_pid=machine.pid)
+        self.record = replace(record, run=run)
+        records.save(self.record)
+        await self._control.open()
+
+    async def _leave(self) -> None:
+        """End without the machine, which another supervisor will take charge of."""
+        await self._close_machine()
+        self.finished.set()
+        await self._control.close()
+
     async def _start_with_ports(self, dialect: Dialect, run: Run) -> None:
         """Start on allocated ports; if another program takes a chosen one meanwhile, choose again."""
         kept = saved_state(self.record.name)
@@ -131,8 +157,8 @@ class Supervisor:
                 records.save(self.record)
             self._report.step(f"{dialect.title}, {run.accelerator}, ssh on port {run.ssh_port}")
             try:
-                await self._start_machine(dialect, plan.launch(self.record, run, incoming=saved is not None), saved)
-            except QemuEnded as error:
+                await self._start_machine(dialect, plan.launch(self.record, run), saved)
+            except LaunchFailed as error:
                 if HOST_FORWARD_FAULT not in error.log or attempt == PORT_ATTEMPTS - 1:
                     raise
                 await self._close_machine()
@@ -142,21 +168,20 @@ class Supervisor:
     async def _start_machine(self, dialect: Dialect, launch: Launch, saved: Saved | None = None) -> None:
         spec = self.record.spec
         session = td_session(spec, launch.firmware, launch.run_dir)
-        self._machine = machine = Machine(spec, dialect, launch, session, self.record.place.qemu_log)
+        self._machine = machine = open_machine(self.record, dialect, launch, session)
         facts = saved.facts() if saved is not None else {}
         if saved is not None:
             restoring.prepare(session, spec, facts)
-        await machine.start()
-        if saved is not None:
             self._report.step("taking up the saved state")
-            await migration.load(machine, saved.memory)
+        await machine.start(saved.memory if saved is not None else None)
+        if saved is not None:
             saved.discard()
-        self._agent = AgentConnection(launch.agent)
+        self._agent = AgentConnection(machine.agent_socket)
         await self._agent.open()
         self.record = replace(self.record, run=replace(self.record.run, qemu_pid=machine.pid))
         self._halted = spec.debug or bool(facts.get("paused"))
         if not self._halted:
-            await machine.execute("cont")
+            await machine.resume()
 
     async def _recreate(self) -> None:
         """The guest asked for a reset: a TD is made anew, with fresh registers, on the same ports and disk."""
@@ -226,7 +251,7 @@ class Supervisor:
     # -- what QEMU tells ----------------------------------------------------------------------------------------
 
     async def _follow(self, machine: Machine) -> None:
-        async for event in machine.monitor.events():
+        async for event in machine.events():
             machine.saw(event)
             if event.name in events.NOTED:
                 events.note(self.record.name, event.name, {"data": dict(event.data)})
@@ -288,13 +313,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("name")
     parser.add_argument("--lock", type=int, required=True)
     parser.add_argument("--report", type=int, required=True)
+    parser.add_argument("--adopt", action="store_true")
     arguments = parser.parse_args(argv)
     for descriptor in (arguments.lock, arguments.report):
         os.set_inheritable(descriptor, False)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     async def live() -> None:
-        await Supervisor(records.load(arguments.name), Reporter(arguments.report)).run()
+        record, report = records.load(arguments.name), Reporter(arguments.report)
+        await Supervisor(record, report, adopting=arguments.adopt).run()
 
     asyncio.run(live())
     return 0

@@ -6,6 +6,10 @@ What libvirt has no word for (the software platform's TPM and channel, forwarded
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from tdxstack.errors import PlatformMissing
@@ -20,10 +24,20 @@ SSH_CREDENTIAL = "opt/io.systemd.credentials/ssh.authorized_keys.root"
 #: Our name of the virtio-serial bus, and libvirt's.
 OWN_BUS, LIBVIRT_BUS = "bus=serial0.0", "bus=virtio-serial0.0"
 
-__all__ = ["build", "refusals"]
+__all__ = ["Identity", "build", "refusals"]
 
 
-def build(spec: TdSpec, dialect: Dialect, launch: Launch, *, emulator: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the domain is, and as whom its QEMU runs: ``labels`` are (security model, label), the label None for no
+    confinement by that model.
+    """
+
+    uuid: str
+    labels: tuple[tuple[str, str | None], ...] = ()
+
+
+def build(spec: TdSpec, dialect: Dialect, launch: Launch, *, emulator: str, identity: Identity | None = None) -> str:
     """The domain's XML; ``emulator`` is the absolute path of QEMU.
 
     Raises:
@@ -37,6 +51,8 @@ def build(spec: TdSpec, dialect: Dialect, launch: Launch, *, emulator: str) -> s
     ET.register_namespace("qemu", QEMU_NAMESPACE)
     domain = ET.Element("domain", type="kvm" if launch.accelerator == "kvm" else "qemu")
     _text(domain, "name", spec.name)
+    if identity is not None:
+        _text(domain, "uuid", identity.uuid)
     _text(domain, "memory", str(spec.memory >> 10), unit="KiB")
     _memory_backing(domain, spec, dialect)
     _text(domain, "vcpu", str(spec.vcpus), placement="static")
@@ -51,6 +67,8 @@ def build(spec: TdSpec, dialect: Dialect, launch: Launch, *, emulator: str) -> s
     ET.SubElement(power, "suspend-to-mem", enabled="no")
     ET.SubElement(power, "suspend-to-disk", enabled="no")
     _devices(domain, spec, launch, emulator)
+    for model, label in identity.labels if identity is not None else ():
+        _security_label(domain, model, label)
     if spec.type is VmType.TD and dialect.hardware:
         domain.append(launch_security(spec, dialect))
     _commandline(domain, spec, launch)
@@ -62,6 +80,14 @@ def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> ET.Elem
     element = ET.SubElement(parent, tag, attributes)
     element.text = text
     return element
+
+
+def _security_label(domain: ET.Element, model: str, label: str | None) -> None:
+    if label is None:
+        ET.SubElement(domain, "seclabel", type="none", model=model)
+        return
+    element = ET.SubElement(domain, "seclabel", type="static", model=model, relabel="no")
+    _text(element, "label", label)
 
 
 def _memory_backing(domain: ET.Element, spec: TdSpec, dialect: Dialect) -> None:
@@ -149,7 +175,8 @@ def _devices(domain: ET.Element, spec: TdSpec, launch: Launch, emulator: str) ->
 
 def _consoles(devices: ET.Element, spec: TdSpec, launch: Launch) -> None:
     if spec.console is Console.SERIAL:
-        serial = ET.SubElement(devices, "serial", type="pty")
+        serial = ET.SubElement(devices, "serial", type="unix")
+        ET.SubElement(serial, "source", mode="bind", path=str(launch.console))
         ET.SubElement(serial, "log", file=str(launch.console_log), append="on")
         ET.SubElement(serial, "target", type="isa-serial", port="0")
         return
@@ -159,7 +186,8 @@ def _consoles(devices: ET.Element, spec: TdSpec, launch: Launch) -> None:
     first = ET.SubElement(devices, "console", type="file")
     ET.SubElement(first, "source", path=str(launch.firmware_log))
     ET.SubElement(first, "target", type="serial", port="0")
-    console = ET.SubElement(devices, "console", type="pty")
+    console = ET.SubElement(devices, "console", type="unix")
+    ET.SubElement(console, "source", mode="bind", path=str(launch.console))
     ET.SubElement(console, "log", file=str(launch.console_log), append="on")
     ET.SubElement(console, "target", type="virtio", port="1")
 
@@ -170,9 +198,32 @@ def _commandline(domain: ET.Element, spec: TdSpec, launch: Launch) -> None:
         words += network_words(spec, launch)
     words += [word for device in spec.devices for word in ("-device", device)]
     if spec.debug:
-        words += ["-S", "-gdb", f"unix:path={launch.gdb},server=on,wait=off"]
+        words += ["-gdb", f"unix:path={launch.gdb},server=on,wait=off"]
     if not words:
         return
     commandline = ET.SubElement(domain, f"{{{QEMU_NAMESPACE}}}commandline")
-    for word in words:
-        ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=word)
+    for flag, word in pairwise(["", *words]):
+        value = device_json(word) if flag == "-device" else word
+        ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=value)
+
+
+def device_json(text: str) -> str:
+    """``-device``'s ``driver,key=value,...`` as JSON, as libvirt writes its own.
+
+    QEMU makes the devices that are not JSON first: before the buses that libvirt makes, and in the slots that libvirt
+    gave to others. Numbers and on/off lose their quotes, a comma is written twice.
+    """
+    if text.startswith("{"):
+        return text
+    driver, *pairs = text.replace(",,", "\0").split(",")
+    facts: dict[str, Any] = {"driver": driver}
+    for pair in pairs:
+        key, _, value = pair.replace("\0", ",").partition("=")
+        facts[key] = _typed(value)
+    return json.dumps(facts)
+
+
+def _typed(value: str) -> str | int | bool:
+    if value in ("on", "off"):
+        return value == "on"
+    return int(value) if value.isdecimal() else value

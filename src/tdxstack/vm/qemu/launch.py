@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tdxstack.platform.base import TdSession
+from tdxstack.vm.dialects import Dialect
 from tdxstack.vm.network import PortForward
 
 AGENT_PORT = "org.tdxstack.agent.0"
@@ -57,3 +59,15 @@ class Launch:
     @property
     def firmware_log(self) -> Path:
         return self.log_dir / "firmware.log"
+
+
+def completed(launch: Launch, dialect: Dialect, session: TdSession, *, incoming: bool = False) -> Launch:
+    """The launch with what the session adds; on hardware the dialect says all of it."""
+    launch = replace(launch, incoming=incoming)
+    if dialect.hardware:
+        return launch
+    return replace(
+        launch,
+        platform_arguments=tuple(session.qemu_arguments()),
+        platform_machine=tuple(session.machine_properties().items()),
+    )

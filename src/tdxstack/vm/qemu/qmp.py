@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, ExecuteE
 from qemu.qmp import StateError as QmpStateError
 
 from tdxstack.errors import SystemFault
+from tdxstack.vm.machine import Event
 
 CONNECT_INTERVAL = 0.02
 #: qemu.qmp logs every lost connection; whoever asked is told by an error instead.
@@ -29,14 +29,6 @@ class MonitorError(SystemFault):
     def __init__(self, command: str, reason: str) -> None:
         super().__init__(f"QEMU: {command}: {reason}", hint="the log of QEMU: tdxctl td logs NAME --qemu")
         self.command = command
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An event of QEMU's, e.g. ``SHUTDOWN`` with ``{"guest": true, "reason": "guest-shutdown"}``."""
-
-    name: str
-    data: Mapping[str, Any]
 
 
 class Monitor:

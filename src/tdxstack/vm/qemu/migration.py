@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tdxstack.errors import SystemFault
-from tdxstack.vm.machine import Machine
+from tdxstack.vm.qemu.qmp import Monitor
 
 POLL_INTERVAL = 0.05
 #: Bytes per second; the default of 128 MiB/s is made for networks.
@@ -20,7 +20,7 @@ def _file(path: Path) -> list[dict[str, Any]]:
     return [{"channel-type": "main", "addr": address}]
 
 
-async def save(machine: Machine, path: Path) -> None:
+async def save(monitor: Monitor, path: Path) -> None:
     """Write the halted machine to ``path``.
 
     The CPUs must be stopped: with QEMU 7.2 under TCG a running guest's memory does not arrive whole.
@@ -28,24 +28,24 @@ async def save(machine: Machine, path: Path) -> None:
     Raises:
         SystemFault: QEMU could not, e.g. for want of space.
     """
-    await machine.execute("migrate-set-parameters", {"max-bandwidth": BANDWIDTH})
-    await machine.execute("migrate", {"channels": _file(path)})
-    await _await_end(machine, "save")
+    await monitor.execute("migrate-set-parameters", {"max-bandwidth": BANDWIDTH})
+    await monitor.execute("migrate", {"channels": _file(path)})
+    await _await_end(monitor, "save")
 
 
-async def load(machine: Machine, path: Path) -> None:
+async def load(monitor: Monitor, path: Path) -> None:
     """Read a machine that was started with ``-incoming defer`` from ``path``; its CPUs do not run yet.
 
     Raises:
         SystemFault: the file does not fit this machine or this QEMU.
     """
-    await machine.execute("migrate-incoming", {"channels": _file(path), "exit-on-error": False})
-    await _await_end(machine, "load")
+    await monitor.execute("migrate-incoming", {"channels": _file(path), "exit-on-error": False})
+    await _await_end(monitor, "load")
 
 
-async def _await_end(machine: Machine, what: str) -> None:
+async def _await_end(monitor: Monitor, what: str) -> None:
     while True:
-        answer = await machine.execute("query-migrate")
+        answer = await monitor.execute("query-migrate")
         status = answer.get("status", "none")
         if status == "completed":
             return

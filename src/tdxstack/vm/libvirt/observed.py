@@ -1,0 +1,94 @@
+"""A TD's record against what libvirt says, for the moments when no supervisor watches.
+
+What libvirt or a person changed behind our back is found here: a domain that ended, was started, or is no longer
+defined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tdxstack.errors import SystemFault
+from tdxstack.vm.libvirt import domains
+from tdxstack.vm.libvirt.connection import call, open_connection
+from tdxstack.vm.record import TdRecord, save
+from tdxstack.vm.state import ACTIVE, State
+
+UNDEFINED = "libvirt no longer knows it: somebody undefined it; the next start defines it again"
+UNREACHABLE = "not verified: its libvirt does not answer"
+FOUND = "found running: it was started through libvirt"
+UNWATCHED = "its supervisor is gone, its domain goes on; the next command that needs one starts another"
+ENDED_WITH_SUPERVISOR = "its supervisor was killed, and its domain ended with it"
+
+_known: dict[str, dict[str, tuple[int, int]]] = {}
+
+
+def refresh() -> None:
+    """Ask libvirt anew: within one look at many TDs it is asked once."""
+    _known.clear()
+
+
+def observe(record: TdRecord) -> TdRecord:
+    """The record as libvirt shows it; call it with the TD's lock held. A changed state is on disk."""
+    spec = record.spec
+    try:
+        present, reason = _states(spec.connect).get(domains.uuid_of(spec.name), (domains.ABSENT, 0))
+    except SystemFault:
+        return replace(record, reason=UNREACHABLE)
+    if record.state in ACTIVE:
+        return _kept(_without_supervisor(record, present, reason), record)
+    if present in domains.ALIVE:
+        return _kept(_running(record, present, FOUND), record)
+    if present == domains.ABSENT and not spec.transient:
+        return replace(record, reason=UNDEFINED)
+    return record
+
+
+def _states(uri: str) -> dict[str, tuple[int, int]]:
+    if uri not in _known:
+        connection = open_connection(uri)
+        try:
+            _known[uri] = call(lambda: domains.states(connection), uri)
+        finally:
+            connection.close()
+    return _known[uri]
+
+
+def _without_supervisor(record: TdRecord, present: int, reason: int) -> TdRecord:
+    if domains.is_bound(record.spec):
+        if present in domains.ALIVE:
+            _destroy(record)
+        return record.moved(State.FAILED, ENDED_WITH_SUPERVISOR)
+    if present in domains.ALIVE:
+        return _running(record, present, UNWATCHED)
+    ending = domains.ending_while_away(present, reason)
+    if record.state is State.STARTING:
+        return record.moved(State.FAILED, ENDED_WITH_SUPERVISOR)
+    return record.moved(State.FAILED if ending.fault else State.STOPPED, ending.fault or ending.reason)
+
+
+def _running(record: TdRecord, present: int, why: str) -> TdRecord:
+    """The record of a domain that runs: by the states that lie between."""
+    state = State.PAUSED if present in domains.HALTED else State.RUNNING
+    if record.state is state:
+        return record if record.reason == why else replace(record, reason=why)
+    if record.state not in ACTIVE:
+        record = record.moved(State.STARTING)
+    return record.moved(state, why)
+
+
+def _destroy(record: TdRecord) -> None:
+    uri = record.spec.connect
+    connection = open_connection(uri)
+    try:
+        domain = domains.find(connection, domains.uuid_of(record.name))
+        if domain is not None and domain.isActive():
+            call(domain.destroy, uri)
+    finally:
+        connection.close()
+
+
+def _kept(found: TdRecord, before: TdRecord) -> TdRecord:
+    if found != before:
+        save(found)
+    return found
