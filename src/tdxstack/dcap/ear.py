@@ -9,19 +9,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tdxstack.dcap.appraisal import Appraisal
 from tdxstack.dcap.document import policy_members, quote_members, supplemental_members
+from tdxstack.dcap.policy import Policy
 from tdxstack.dcap.status import EXPIRED, QvlStatus, TcbStatus
-from tdxstack.errors import UsageError
+from tdxstack.errors import EvidenceRejected, UsageError
 from tdxstack.wire.sgx_report import SgxReportBody
 from tdxstack.wire.tdreport import TdAttributes
 
@@ -29,6 +30,8 @@ PROFILE = "tag:github.com,2023:veraison/ear"
 DEVELOPER = "tdxstack"
 #: Bytes of each half of an ES384 signature.
 _COORDINATE = 48
+#: How far the verifier's clock may be ahead.
+CLOCK_SECONDS = 60
 
 _TD_RULES = ("td.mr_tds", "td.rtmr0", "td.rtmr1", "td.rtmr2", "td.rtmr3")
 _CODE_RULES = (*_TD_RULES, "enclave.mr_enclaves", "enclave.mr_signers")
@@ -114,8 +117,21 @@ def _debug(appraisal: Appraisal) -> bool:
     return body.debug if isinstance(body, SgxReportBody) else bool(body.td_attributes & TdAttributes.DEBUG)
 
 
-def claims(appraisal: Appraisal, *, issued_at: int, lifetime: int = 300, nonce: str | None = None) -> dict[str, Any]:
-    """The token's claims; ``issued_at`` in Unix seconds, ``lifetime`` in seconds, ``nonce`` the relying party's.
+def claims(
+    appraisal: Appraisal,
+    *,
+    issued_at: int,
+    lifetime: int = 300,
+    nonce: str | None = None,
+    policy: str | None = None,
+) -> dict[str, Any]:
+    """The token's claims.
+
+    Args:
+        issued_at: Unix seconds.
+        lifetime: seconds.
+        nonce: the relying party's.
+        policy: id of the policy, where it is not that of the appraisal's own settings.
 
     Evidence that the policy rejects is ``contraindicated``, whatever the vector says.
     """
@@ -126,7 +142,7 @@ def claims(appraisal: Appraisal, *, issued_at: int, lifetime: int = 300, nonce: 
     submodule = {
         "ear.status": tier.name.lower(),
         "ear.trustworthiness-vector": vector,
-        "ear.appraisal-policy-id": policy_id(appraisal),
+        "ear.appraisal-policy-id": policy or policy_id(appraisal.policy),
         "ear.veraison.annotated-evidence": {
             "quote": quote_members(verification),
             "supplemental": supplemental_members(verification),
@@ -151,10 +167,10 @@ def claims(appraisal: Appraisal, *, issued_at: int, lifetime: int = 300, nonce: 
     return body
 
 
-def policy_id(appraisal: Appraisal) -> str:
-    """Names the policy by its name and the hash of all its settings."""
-    members = json.dumps(appraisal.policy.to_members(), sort_keys=True, separators=(",", ":"))
-    return f"{appraisal.policy.name}:sha256:{hashlib.sha256(members.encode()).hexdigest()}"
+def policy_id(policy: Policy) -> str:
+    """Names a policy by its name and the hash of all its settings."""
+    members = json.dumps(policy.to_members(), sort_keys=True, separators=(",", ":"))
+    return f"{policy.name}:sha256:{hashlib.sha256(members.encode()).hexdigest()}"
 
 
 def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
@@ -179,12 +195,54 @@ def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
     return {**jwk, "alg": "ES384", "use": "sig", "kid": _base64url(thumbprint)}
 
 
-def sign(body: Mapping[str, Any], key: ec.EllipticCurvePrivateKey) -> str:
-    """The claims as a JWT in compact form, signed with ES384."""
-    header = {"alg": "ES384", "typ": "JWT", "kid": public_jwk(key.public_key())["kid"]}
+def sign(body: Mapping[str, Any], key: ec.EllipticCurvePrivateKey, *, kid: str | None = None) -> str:
+    """The claims as a JWT in compact form, signed with ES384. ``kid``: the key's thumbprint, if it is known."""
+    header = {"alg": "ES384", "typ": "JWT", "kid": kid or public_jwk(key.public_key())["kid"]}
     signed = f"{_json(header)}.{_json(body)}"
     r, s = utils.decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(hashes.SHA384())))
     return f"{signed}.{_base64url(r.to_bytes(_COORDINATE, 'big') + s.to_bytes(_COORDINATE, 'big'))}"
+
+
+def verify(token: str, keys: Iterable[Mapping[str, Any]], *, now: int, nonce: str | None = None) -> dict[str, Any]:
+    """The claims of a token that one of ``keys`` (JWK, P-384) signed.
+
+    Args:
+        now: Unix seconds.
+        nonce: what ``eat_nonce`` must be.
+
+    Raises:
+        EvidenceRejected: not such a token, not signed by any of them, expired, or for another nonce.
+    """
+    try:
+        head, payload, tail = token.split(".")
+        header, body, signature = (
+            json.loads(_unbase64url(head)),
+            json.loads(_unbase64url(payload)),
+            _unbase64url(tail),
+        )
+        key = next(_public_key(jwk) for jwk in keys if jwk.get("kid") == header["kid"])
+        if header["alg"] != "ES384" or len(signature) != 2 * _COORDINATE:
+            raise ValueError("not signed with ES384")
+        r, s = (int.from_bytes(half, "big") for half in (signature[:_COORDINATE], signature[_COORDINATE:]))
+        signed = f"{head}.{payload}".encode()
+        key.verify(utils.encode_dss_signature(r, s), signed, ec.ECDSA(hashes.SHA384()))
+        if not body["iat"] - CLOCK_SECONDS <= now <= body["exp"]:
+            raise EvidenceRejected("token", "the token is not valid now", hint="check the clocks of both machines")
+        if nonce is not None and body.get("eat_nonce") != nonce:
+            raise EvidenceRejected("token", "the token is for another nonce")
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, InvalidSignature) as error:
+        reason = str(error) or type(error).__name__
+        raise EvidenceRejected("token", f"the token is not one of this verifier's: {reason}") from None
+    return dict(body)
+
+
+def _public_key(jwk: Mapping[str, Any]) -> ec.EllipticCurvePublicKey:
+    x, y = (int.from_bytes(_unbase64url(str(jwk[name])), "big") for name in ("x", "y"))
+    return ec.EllipticCurvePublicNumbers(x, y, ec.SECP384R1()).public_key()
+
+
+def _unbase64url(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def _json(value: Mapping[str, Any]) -> str:

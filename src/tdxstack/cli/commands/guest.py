@@ -38,6 +38,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     _add(verbs, "check", "try every interface of this guest", _check)
     audit = "judge devices, drivers and ACPI tables by the allow-list of a hardened TD"
     guest_audit.add_options(_add(verbs, "audit", audit, lambda args: guest_audit.run(args, _ask)))
+    _add_attest(_add(verbs, "attest", "prove this guest to a verifier service; get its token", _attest))
     text = "run the guest's service: the emulation of a software TD, and the agent"
     serve = verbs.add_parser("serve", help=text, description=text, formatter_class=output.help_formatter())
     serve.set_defaults(run=_serve)
@@ -66,6 +67,30 @@ def _add_evidence(verbs: Any, name: str, text: str, run: Any) -> argparse.Argume
         "--nonce", metavar="HEX", help="REPORTDATA, 1..64 bytes, zeros after them; without either: 64 random bytes"
     )
     return parser
+
+
+def _add_attest(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "The exit status is 0 if the verifier accepted the evidence, 3 if it was rejected."
+    parser.add_argument("--verifier", metavar="URL", required=True, help="the verifier (tdxctl verifier serve)")
+    parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="CA that signed its TLS certificate")
+    parser.add_argument("--policy", metavar="NAME", help="one of the verifier's policies")
+    parser.add_argument("--ima", action="store_true", help="send the run-time measurement list too")
+    _add_out(parser, "the token, a signed JWT,")
+
+
+def _attest(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.platform.verifier_client import VerifierClient, gather
+
+    client = VerifierClient(args.verifier, args.tls_ca)
+    evidence = gather(
+        lambda method, params: _ask(args, method, params), client.challenge(), ima=args.ima, policy=args.policy
+    )
+    verdict = client.attest(evidence)
+    failed = verdict.document.get("failed") or ["logs"]
+    text = f"accepted by {client.url}" if verdict.accepted else f"rejected by {client.url}: {', '.join(failed)}"
+    body = output.document("guest-attestation", {"verifier": client.url, **verdict.document})
+    _deliver(args, verdict.token.encode(), body, lambda: text)
+    return ExitCode.DONE if verdict.accepted else ExitCode.REJECTED
 
 
 def _report(args: argparse.Namespace) -> ExitCode:

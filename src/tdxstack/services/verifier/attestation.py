@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import functools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +17,14 @@ from tdxstack.dcap import Verifier, ear
 from tdxstack.dcap.appraisal import Appraisal, appraise
 from tdxstack.dcap.policy import Policy
 from tdxstack.errors import CollateralError, WireError
-from tdxstack.measure.replay import replay
 from tdxstack.pcs.cache import Cache
 from tdxstack.pcs.collateral import Wanted
 from tdxstack.pcs.from_quote import wanted_for
 from tdxstack.pcs.source import STANDARD, EvaluationSet, Source
 from tdxstack.services.pccs.refusal import Refusal, Status
 from tdxstack.services.verifier.evidence import Evidence
+from tdxstack.services.verifier.logs import Logs, judge_logs
 from tdxstack.services.verifier.nonces import NonceRefused, Nonces
-from tdxstack.wire.quote import TdReportBody
 
 #: Verifiers kept, one for each FMSPC, TEE and CA; each is made anew after so many seconds.
 _KEPT, _KEPT_SECONDS = 64, 600
@@ -32,30 +32,36 @@ _KEPT, _KEPT_SECONDS = 64, 600
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A verdict. ``log_fault`` says where the event log does not lead to the quote's RTMRs (empty: it does)."""
+    """A verdict. ``failed`` names the rules of ``policy`` that do not hold."""
 
     token: str
     accepted: bool
     status: str
+    policy: str
     failed: tuple[str, ...]
-    log_fault: str
+    logs: Logs
 
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What evidence is judged by; ``roots`` as :class:`~tdxstack.dcap.Verifier` takes them."""
+    """What evidence is judged by: policies by name, and ``roots`` as :class:`~tdxstack.dcap.Verifier` takes them."""
 
-    policy: Policy
+    policies: Mapping[str, Policy]
     roots: list[str | bytes]
     evaluation: EvaluationSet = STANDARD
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Signer:
     """What tokens are signed with (P-384), and their life in seconds."""
 
     key: ec.EllipticCurvePrivateKey
     token_seconds: int = 300
+
+    @functools.cached_property
+    def jwk(self) -> dict[str, str]:
+        """The public key that tokens are verified with."""
+        return ear.public_jwk(self.key.public_key())
 
 
 class Attestation:
@@ -77,6 +83,8 @@ class Attestation:
         self._basis = basis
         self._signer = signer
         self._clock = clock
+        #: Ids of the policies by name; a request's nonce is no part of them.
+        self.policies = {name: ear.policy_id(policy) for name, policy in basis.policies.items()}
         self._verifiers: OrderedDict[str, tuple[float, Verifier]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -87,7 +95,7 @@ class Attestation:
     @property
     def jwk(self) -> dict[str, str]:
         """The public key that tokens are verified with."""
-        return ear.public_jwk(self._signer.key.public_key())
+        return self._signer.jwk
 
     def attest(self, evidence: Evidence) -> Result:
         """Judge. The nonce is used up whatever comes of it.
@@ -95,29 +103,47 @@ class Attestation:
         Raises:
             Refusal: 409 for the nonce, 400 for what is no quote, 502 where there is no collateral.
         """
+        policy = self._policy(evidence.policy)
         try:
             self.nonces.take(evidence.nonce)
         except NonceRefused as refused:
             raise Refusal(Status.CONFLICT, str(refused)) from None
         now = int(self._clock())
         verification = self._verifier(evidence.quote, now).verify(evidence.quote, now=now)
-        appraisal = appraise(verification, self._basis.policy, report_data=evidence.report_data)
-        log_fault = _log_fault(evidence, appraisal)
+        appraisal = appraise(verification, policy, report_data=evidence.report_data)
+        logs = judge_logs(evidence, verification.quote)
+        return Result(
+            self._token(appraisal, logs, evidence, now),
+            appraisal.accepted and not logs.fault,
+            verification.status,
+            self.policies[evidence.policy],
+            tuple(rule.name for rule in appraisal.failed),
+            logs,
+        )
+
+    def _policy(self, name: str) -> Policy:
+        found = self._basis.policies.get(name)
+        if found is None:
+            raise Refusal(Status.INVALID_REQUEST, f"policy: {name!r} is not one of this verifier's.")
+        return found
+
+    def _token(self, appraisal: Appraisal, logs: Logs, evidence: Evidence, now: int) -> str:
         body = ear.claims(
             appraisal,
             issued_at=now,
             lifetime=self._signer.token_seconds,
             nonce=_text(evidence.nonce),
+            policy=self.policies[evidence.policy],
         )
         submodule: dict[str, Any] = body["submods"]["cpu0"]
-        if evidence.event_log is not None:
-            submodule["tdxstack.event-log"] = log_fault or "replays"
-        if log_fault:
+        if logs.event_log is not None:
+            submodule["tdxstack.event-log"] = logs.event_log
+        if logs.ima is not None:
+            submodule["tdxstack.ima-list"] = logs.ima
+        if logs.fault:
             submodule["ear.status"] = ear.Tier.CONTRAINDICATED.name.lower()
             submodule["ear.trustworthiness-vector"]["executables"] = ear.UNRECOGNIZED_RUNTIME
-        failed = tuple(rule.name for rule in appraisal.failed)
-        accepted = appraisal.accepted and not log_fault
-        return Result(ear.sign(body, self._signer.key), accepted, verification.status, failed, log_fault)
+        return ear.sign(body, self._signer.key, kid=self._signer.jwk["kid"])
 
     def _verifier(self, quote: bytes, now: int) -> Verifier:
         try:
@@ -142,17 +168,6 @@ class Attestation:
         except CollateralError as error:
             raise Refusal(Status.PCS_ACCESS_FAILURE, error.message) from None
         return Verifier(cached.collateral, self._basis.roots)
-
-
-def _log_fault(evidence: Evidence, appraisal: Appraisal) -> str:
-    quote = appraisal.verification.quote
-    if evidence.event_log is None or quote is None or not isinstance(quote.body, TdReportBody):
-        return ""
-    replayed = replay(evidence.event_log)
-    for index, (from_log, from_quote) in enumerate(zip(replayed.rtmr, quote.body.rtmrs, strict=True)):
-        if from_log != from_quote:
-            return f"RTMR{index}: the log leads to {from_log.hex()}, the quote has {from_quote.hex()}"
-    return "; ".join(replayed.problems)
 
 
 def _text(data: bytes) -> str:

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, Table, delete
+from sqlalchemy import BigInteger, Column, Connection, LargeBinary, MetaData, Table, delete, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
+from tdxstack.errors import SystemFault
 from tdxstack.services.sql import WRITES, open_engine, sql_fault
 
 SIZE = 40
+_CREATION_LOCK = 0x74647876657269
 _metadata = MetaData()
 _used = Table(
     "used_nonces",
@@ -32,35 +37,82 @@ class NonceRefused(Exception):
     """A nonce that is not ours, is over, or was used before; says which."""
 
 
+@dataclass(slots=True)
+class _Use:
+    nonce: bytes
+    ends: int
+    first: bool = False
+    fault: SystemFault | None = None
+    done: bool = False
+
+
 class UsedNonces:
-    """The shared store. Thread-safe. Raises SystemFault where the database refuses."""
+    """The shared store. Thread-safe; uses that come at once share a transaction.
+
+    Raises SystemFault where the database refuses.
+    """
 
     def __init__(self, url: str) -> None:
         self._engine = open_engine(url, power_loss=False)
-        self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
-        try:
-            with self._engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
-                _metadata.create_all(connection, checkfirst=True)
-        except SQLAlchemyError as error:
-            raise sql_fault(error) from None
+        postgres = self._engine.dialect.name == "postgresql"
+        insert = postgresql.insert(_used) if postgres else sqlite.insert(_used)
+        self._insert = insert.on_conflict_do_nothing().returning(_used.c.ends)
+        self._waiting: list[_Use] = []
+        self._lock, self._turn = threading.Lock(), threading.Lock()
+        with self._writing() as connection:
+            if postgres:  # replicas that start together wait for each other
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATION_LOCK})
+            _metadata.create_all(connection, checkfirst=True)
 
     def close(self) -> None:
         self._engine.dispose()
 
-    def use(self, nonce: bytes, ends: int) -> bool:
-        """Note a nonce as used; whether it was not before."""
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
         try:
             with self._engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
-                row = self._insert(_used).values(nonce=nonce, ends=ends).on_conflict_do_nothing()
-                return connection.execute(row).rowcount == 1
+                yield connection
         except SQLAlchemyError as error:
             raise sql_fault(error) from None
 
+    def use(self, nonce: bytes, ends: int) -> bool:
+        """Note a nonce as used; whether it was not before."""
+        mine = _Use(nonce, ends)
+        with self._lock:
+            self._waiting.append(mine)
+        with self._turn:
+            if not mine.done:
+                with self._lock:
+                    batch, self._waiting = self._waiting, []
+                self._note(batch)
+        if mine.fault is not None:
+            raise mine.fault
+        return mine.first
+
+    def _note(self, batch: list[_Use]) -> None:
+        """In one transaction, in the order of the nonces, so that replicas do not wait for each other in a ring."""
+        fault = None
+        try:
+            with self._writing() as connection:
+                for one in sorted(batch, key=lambda use: use.nonce):
+                    row = {"nonce": one.nonce, "ends": one.ends}
+                    one.first = connection.execute(self._insert, row).first() is not None
+        except SystemFault as error:
+            fault = error
+        finally:
+            for one in batch:
+                one.fault, one.done = fault, True
+
     def forget(self, now: int) -> None:
         """Drop those that are over: their time refuses them."""
+        with self._writing() as connection:
+            connection.execute(delete(_used).where(_used.c.ends < now - 60))
+
+    def check(self) -> int:
+        """How many there are."""
         try:
-            with self._engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
-                connection.execute(delete(_used).where(_used.c.ends < now - 60))
+            with self._engine.connect() as connection:
+                return int(connection.execute(select(func.count()).select_from(_used)).scalar() or 0)
         except SQLAlchemyError as error:
             raise sql_fault(error) from None
 

@@ -22,9 +22,12 @@ from tdxstack.pcs.client import INTEL_PCS, PcsClient
 from tdxstack.pcs.source import EvaluationSet, Source
 from tdxstack.pcs.transport import TransportOptions
 from tdxstack.services.listen import Address
+from tdxstack.services.pccs.software import PREFIX, SoftwareSource
 from tdxstack.services.settings_file import read_settings, setting, write_settings
+from tdxstack.services.tls import make_tls
 from tdxstack.services.verifier.app import create_app
 from tdxstack.services.verifier.attestation import Attestation, Basis, Signer
+from tdxstack.services.verifier.evidence import DEFAULT_POLICY, POLICY_NAME
 from tdxstack.services.verifier.nonces import Nonces, UsedNonces
 from tdxstack.services.verifier.rate import RateLimit
 from tdxstack.system import files
@@ -36,13 +39,19 @@ SETTINGS_FILE = "verifier.toml"
 class Settings:
     """The settings of one verifier. Paths are taken from the file's own directory."""
 
-    pccs: str = setting(INTEL_PCS, "URL of the PCS or PCCS that collateral comes from")
+    pccs: str = setting(
+        INTEL_PCS,
+        "URL of the PCS or PCCS that collateral comes from; platform:NAME for a software platform of this machine",
+    )
     pccs_ca_file: str = setting("", "PEM file of the CAs that sign its TLS certificate; empty: the system's")
     evaluation: str = setting("standard", "evaluation set: standard, early or a number")
     trust_roots: list[str] = field(
-        default_factory=lambda: ["intel"], metadata={"help": "intel, or files of root certificates"}
+        default_factory=lambda: ["intel"], metadata={"help": "intel, files of root certificates, or platform:NAME"}
     )
     policy: str = setting("", "appraisal policy (TOML or JSON); empty: the strict default")
+    policies: list[str] = field(
+        default_factory=list, metadata={"help": "further policies that a request may ask for, each as NAME=FILE"}
+    )
     token_key: str = setting("token.key", "PEM file of the P-384 key that signs tokens; replicas share it")
     token_seconds: int = setting(300, "life of a token")
     nonce_seconds: int = setting(120, "life of a challenge")
@@ -72,7 +81,11 @@ class Settings:
         folder = path.parent.absolute()
         names = ("pccs_ca_file", "policy", "token_key", "tls_certificate", "tls_key")
         changed: dict[str, Any] = {name: str(folder / value) for name in names if (value := getattr(settings, name))}
-        changed["trust_roots"] = [root if root == "intel" else str(folder / root) for root in settings.trust_roots]
+        changed["trust_roots"] = [
+            root if root == "intel" or root.startswith(PREFIX) else str(folder / root)
+            for root in settings.trust_roots
+        ]
+        changed["policies"] = [_absolute_policy(entry, folder) for entry in settings.policies]
         if settings.database.startswith("sqlite:///"):
             changed["database"] = "sqlite:///" + str(folder / settings.database.removeprefix("sqlite:///"))
         return dataclasses.replace(settings, **changed)
@@ -81,6 +94,13 @@ class Settings:
     def address(self) -> Address:
         """Where to listen."""
         return Address(self.host, self.port, self.tls_certificate, self.tls_key)
+
+
+def _absolute_policy(entry: str, folder: Path) -> str:
+    name, equals, file = entry.partition("=")
+    if not equals or not file or not POLICY_NAME.fullmatch(name) or name == DEFAULT_POLICY:
+        raise UsageError(f"policies: {entry!r}", hint='NAME=FILE, and no NAME "default": that is policy = "FILE"')
+    return f"{name}={folder / file}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,36 +137,89 @@ def open_service(
         UsageError, SystemFault
     """
     key = ear.load_key(_read(settings.token_key))
-    policy = Policy.from_text(_read(settings.policy).decode("utf-8", "replace")) if settings.policy else Policy()
-    roots: list[str | bytes] = [root if root == "intel" else _read(root) for root in settings.trust_roots]
+    basis = Basis(_policies(settings), _roots(settings), EvaluationSet(settings.evaluation))
     if source is None:
-        ca = Path(settings.pccs_ca_file) if settings.pccs_ca_file else None
-        source = PcsClient(settings.pccs, options=TransportOptions(ca_file=ca, deadline=20.0, retries=2))
+        source = _source(settings)
     scalar = key.private_numbers().private_value.to_bytes(48, "big")
     used = UsedNonces(settings.database)
     booted = clock() - time.clock_gettime(time.CLOCK_BOOTTIME)
     nonces = Nonces(
         hmac.digest(scalar, b"tdxstack verifier nonces", "sha256"), settings.nonce_seconds, used, clock, booted=booted
     )
-    basis = Basis(policy, roots, EvaluationSet(settings.evaluation))
     signer = Signer(key, settings.token_seconds)
     attestation = Attestation(source, cache, nonces, basis, signer, clock=clock)
     limit = RateLimit(settings.requests_per_second, settings.burst)
     return Service(create_app(attestation, used, limit), attestation, used, source)
 
 
-def initialise(directory: Path, settings: Settings) -> Path:
-    """Make a directory with settings and a token key; the settings' file.
+def _policies(settings: Settings) -> dict[str, Policy]:
+    files = {DEFAULT_POLICY: settings.policy, **dict(entry.split("=", 1) for entry in settings.policies)}
+    return {
+        name: Policy.from_text(_read(file).decode("utf-8", "replace")) if file else Policy()
+        for name, file in files.items()
+    }
+
+
+def _roots(settings: Settings) -> list[str | bytes]:
+    found: list[str | bytes] = []
+    for root in settings.trust_roots:
+        if root.startswith(PREFIX):
+            found.append(SoftwareSource.open(root.removeprefix(PREFIX)).trust_root())
+        else:
+            found.append(root if root == "intel" else _read(root))
+    return found
+
+
+def _source(settings: Settings) -> Source:
+    if settings.pccs.startswith(PREFIX):
+        return SoftwareSource.open(settings.pccs.removeprefix(PREFIX))
+    ca = Path(settings.pccs_ca_file) if settings.pccs_ca_file else None
+    return PcsClient(settings.pccs, options=TransportOptions(ca_file=ca, deadline=20.0, retries=2))
+
+
+def planned_files(directory: Path, settings: Settings) -> dict[str, Path]:
+    """What :func:`initialise` makes; the files by what they are.
 
     Raises:
         StateError: there is a verifier already.
+        UsageError: a policy or root that the settings name cannot be read.
     """
-    path = directory / SETTINGS_FILE
-    if path.exists():
+    if (directory / SETTINGS_FILE).exists():
         raise StateError(str(directory), "make a verifier", "there is one already", "an empty directory")
+    _policies(settings)
+    _roots(settings)
+    made = {"settings": directory / SETTINGS_FILE, "token key": directory / settings.token_key}
+    if settings.tls_certificate:
+        made |= {
+            "TLS CA": directory / "tls-ca.crt",
+            "TLS certificate": directory / settings.tls_certificate,
+            "TLS key": directory / settings.tls_key,
+        }
+    return made
+
+
+def initialise(directory: Path, settings: Settings, names: tuple[str, ...] = ()) -> dict[str, Path]:
+    """Make a directory with settings, a token key and, if the settings name them, TLS files.
+
+    Args:
+        names: what the TLS certificate is for, besides the settings' address.
+
+    Returns:
+        the files by what they are.
+
+    Raises:
+        StateError: there is a verifier already.
+        UsageError: a policy or root that the settings name cannot be read.
+    """
+    made = planned_files(directory, settings)
     files.private_directory(directory)
     key = ec.generate_private_key(ec.SECP384R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    files.write_atomic(directory / settings.token_key, pem, mode=0o600)
-    files.write_atomic(path, write_settings(settings), mode=0o600)
-    return path
+    files.write_atomic(made["token key"], pem, mode=0o600)
+    if settings.tls_certificate:
+        tls = make_tls("verifier", (settings.host, "localhost", "127.0.0.1", "::1", *names))
+        files.write_atomic(made["TLS key"], tls.key, mode=0o600)
+        files.write_atomic(made["TLS certificate"], tls.certificate)
+        files.write_atomic(made["TLS CA"], tls.ca)
+    files.write_atomic(made["settings"], write_settings(settings), mode=0o600)
+    return made

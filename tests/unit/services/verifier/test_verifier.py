@@ -64,7 +64,7 @@ def td(platform: SoftwarePlatform) -> TrustDomain:
 def client(platform: SoftwarePlatform, tmp_path: Path) -> Iterator[Client]:
     root = tmp_path / "root.der"
     root.write_bytes(platform.trust_root())
-    path = initialise(tmp_path / "verifier", Settings(trust_roots=[str(root)], burst=10_000))
+    path = initialise(tmp_path / "verifier", Settings(trust_roots=[str(root)], burst=10_000))["settings"]
     service = open_service(Settings.load(path), Cache(tmp_path / "cache"), source=SoftwareSource(platform))
     yield Client(service)
     service.close()
@@ -188,7 +188,7 @@ def test_any_damaged_quote_is_judged_or_refused(
 
 
 def test_too_long_a_body(client: Client) -> None:
-    assert client.post("/v1/attest", content=b"x" * (3 << 20)).status_code == 413
+    assert client.post("/v1/attest", content=b"x" * (9 << 20)).status_code == 413
 
 
 def test_replicas_share_what_was_used(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_the_rate_of_one_address_is_limited() -> None:
 
 
 def test_the_limit_is_kept(platform: SoftwarePlatform, tmp_path: Path) -> None:
-    path = initialise(tmp_path / "v", Settings(burst=2, requests_per_second=0.001))
+    path = initialise(tmp_path / "v", Settings(burst=2, requests_per_second=0.001))["settings"]
     service = open_service(Settings.load(path), Cache(tmp_path / "c"), source=SoftwareSource(platform))
     statuses = [Client(service).post("/v1/challenge").status_code for _ in range(4)]
     service.close()
@@ -234,6 +234,6 @@ def test_the_limit_is_kept(platform: SoftwarePlatform, tmp_path: Path) -> None:
 
 
 def test_the_token_key_is_the_owners(tmp_path: Path) -> None:
-    path = initialise(tmp_path / "v", Settings())
+    path = initialise(tmp_path / "v", Settings())["settings"]
     assert path.name == SETTINGS_FILE
     assert (tmp_path / "v" / "token.key").stat().st_mode & 0o777 == 0o600
