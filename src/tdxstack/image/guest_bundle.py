@@ -17,6 +17,7 @@ CONTENTS = (
     "measure",
     "platform/__init__.py",
     "platform/linux_guest*",
+    "platform/verifier_client.py",
     "platform/software/__init__.py",
     "platform/software/guest",
     "cli/__init__.py",
