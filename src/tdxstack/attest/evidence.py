@@ -20,7 +20,8 @@ GuestCall = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 class Evidence:
     """A TDREPORT (1024 bytes), a quote, and the CC event log with its ACPI table, of one TD at one time.
 
-    ``report_data`` is what the verifier asked for: 64 bytes that nobody could know before.
+    ``report_data`` is what the verifier asked for: 64 bytes that nobody could know before. ``ima`` is the binary IMA
+    list of a TD whose kernel extends RTMR2 by its entries, read after the quote was made; None where it does not.
     """
 
     report_data: bytes
@@ -28,10 +29,11 @@ class Evidence:
     quote: bytes
     ccel_table: bytes
     ccel: bytes
+    ima: bytes | None = None
 
     @classmethod
-    def from_guest(cls, call: GuestCall, report_data: bytes) -> Evidence:
-        """Have the guest make its evidence over ``report_data`` (64 bytes).
+    def from_guest(cls, call: GuestCall, report_data: bytes, *, ima: bool = False) -> Evidence:
+        """Have the guest make its evidence over ``report_data`` (64 bytes), with its IMA list if ``ima``.
 
         Raises:
             EvidenceRejected: the guest answered something that is no evidence.
@@ -40,7 +42,8 @@ class Evidence:
         report = _field(call("report", parameters), "report", "tdreport")
         quote = _field(call("quote", parameters), "quote", "quote")
         log = call("eventlog", {})
-        return cls(report_data, report, quote, _field(log, "table", "ccel"), _field(log, "data", "ccel"))
+        table, data = (_field(log, name, "ccel") for name in ("table", "data"))
+        return cls(report_data, report, quote, table, data, _field(call("ima", {}), "binary", "ima") if ima else None)
 
     def save(self, directory: Path) -> dict[str, Path]:
         """Write each part to a file of its own; the paths by what they are."""
@@ -50,6 +53,8 @@ class Evidence:
             "ccel_table": ("ccel-table.bin", self.ccel_table),
             "report": ("tdreport.bin", self.tdreport),
         }
+        if self.ima is not None:
+            parts["ima"] = ("ima.bin", self.ima)
         saved = {}
         for kind, (name, data) in parts.items():
             write_atomic(directory / name, data)

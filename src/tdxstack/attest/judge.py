@@ -6,19 +6,24 @@ Each step says what it looked at and how it ended; the verdict is ``accepted`` o
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tdxstack.attest.evidence import Evidence
 from tdxstack.attest.expectation import explain
 from tdxstack.errors import WireError
+from tdxstack.measure.ima_replay import RTMR, cover
 from tdxstack.measure.prediction import Prediction
 from tdxstack.measure.replay import Replay, replay
+from tdxstack.measure.rtmr import fold
+from tdxstack.wire.ima import read_list
 from tdxstack.wire.quote import Quote
 from tdxstack.wire.tcg import EventLog
 from tdxstack.wire.td_report_body import TdReportBody
 from tdxstack.wire.tdreport import TdReport
 
+#: (RTMR, digest) pairs.
+Extends = tuple[tuple[int, bytes], ...]
 RTMR_NAMES = ("RTMR0", "RTMR1", "RTMR2", "RTMR3")
 
 
@@ -89,15 +94,43 @@ def judge_measurements(evidence: Evidence, expected: Prediction) -> Measured:
     if not isinstance(body, TdReportBody):
         raise WireError("sgx_quote4_t", "tee_type", 4, "the quote of an SGX enclave, not of a TD")
     log, log_step = _read_log(evidence.ccel)
-    replayed = replay(log) if log is not None else None
-    registers = _registers(body, replayed, expected)
+    ima, ima_steps = _read_ima(evidence.ima, log, body.rtmrs[RTMR])
+    replayed = replay(log, ima) if log is not None else None
+    registers = _registers(body, replayed, _with_ima(expected, ima))
     steps = (
         _nonce_step(body, evidence.report_data),
         _report_step(body, evidence.tdreport),
         log_step if replayed is None else _replay_step(registers, replayed),
+        *ima_steps,
         *(_expected_step(register, expected, log) for register in registers),
     )
     return Measured(registers, steps)
+
+
+def _read_ima(data: bytes | None, log: EventLog | None, quoted: bytes) -> tuple[Extends, tuple[Step, ...]]:
+    """What RTMR2 was extended by from an IMA list, and how the list was found; nothing where there is none."""
+    name = "IMA list"
+    if data is None or log is None:
+        return (), ()
+    try:
+        found = cover(log, read_list(data), quoted)
+    except WireError as fault:
+        return (), (Step(name, Outcome.FAIL, f"cannot be read: {fault}"),)
+    if found.problems:
+        return found.extends, (Step(name, Outcome.FAIL, "; ".join(found.problems)),)
+    if not found.covered:
+        why = "altered, or not of this boot" if found.covered is None else "in no register"
+        return found.extends, (Step(name, Outcome.FAIL, f"{why}: {found.total} entries do not lead to RTMR2"),)
+    return found.extends, (Step(name, Outcome.PASS, f"RTMR2 covers {found.covered} of {found.total} entries"),)
+
+
+def _with_ima(expected: Prediction, extends: Extends) -> Prediction:
+    """The prediction, which ends where the firmware and the boot loader do, carried on by what IMA extended."""
+    values = tuple(
+        value if value is None else fold((digest for rtmr, digest in extends if rtmr == number), value)
+        for number, value in enumerate(expected.rtmr)
+    )
+    return replace(expected, rtmr=(values[0], values[1], values[2], values[3]))
 
 
 def _registers(body: TdReportBody, replayed: Replay | None, expected: Prediction) -> tuple[Register, ...]:

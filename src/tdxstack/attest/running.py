@@ -20,6 +20,7 @@ from tdxstack.system.files import private_directory, sha256_file, write_atomic
 from tdxstack.vm import lifecycle
 from tdxstack.vm.expect import expect
 from tdxstack.vm.record import TdRecord
+from tdxstack.vm.spec import Ima
 from tdxstack.vm.state import State
 
 REPORT_DATA_SIZE = 64
@@ -44,18 +45,18 @@ def attest_td(
     if record.state is not State.RUNNING:
         raise StateError(f"TD {name}", "attest", record.state.value, "running", hint=f"tdxctl td start {name}")
     platform = open_platform(record.spec.platform)
-    evidence = fresh_evidence(name)
+    evidence = fresh_evidence(name, ima=record.spec.ima is not Ima.OFF)
     return judged(record, platform, evidence, expected or expect(record.spec), output, policy=policy)
 
 
-def fresh_evidence(name: str) -> Evidence:
-    """Evidence over a nonce that nobody could know before."""
+def fresh_evidence(name: str, *, ima: bool = False) -> Evidence:
+    """Evidence over a nonce that nobody could know before; with the IMA list if ``ima``."""
 
     def call(method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         answer: Mapping[str, Any] = lifecycle.call_guest(name, method, params)
         return answer
 
-    return Evidence.from_guest(call, secrets.token_bytes(REPORT_DATA_SIZE))
+    return Evidence.from_guest(call, secrets.token_bytes(REPORT_DATA_SIZE), ima=ima)
 
 
 def judged(

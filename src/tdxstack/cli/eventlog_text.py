@@ -90,6 +90,9 @@ def replay_text(body: dict[str, Any]) -> str:
         if body["matches"] is not None:
             verdict = "  matches" if body["matches"][number] else f"  DIFFERS from {body['quoted'][number]}"
         lines.append(f"RTMR{number} {value}{verdict}")
+    if ima := body["ima"]:
+        covered = "no number of them leads to RTMR2" if ima["covered"] is None else f"RTMR2 covers {ima['covered']}"
+        lines.append(f"IMA   {ima['entries']} entries: {covered}")
     lines += [f"problem: {text}" for text in body["problems"]]
     return "\n".join(lines)
 

@@ -201,6 +201,7 @@ def _manifest(plan: Plan, ready: Path, mkosi: dict[str, Any]) -> dict[str, Any]:
         "key": plan.key,
         "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "cmdline": kernel_command_line(plan.recipe, plan.options),
+        "ima": plan.options.measures_by_ima,
         "hostname": plan.options.hostname,
         "user": plan.options.user,
         "files": files,

@@ -25,7 +25,10 @@ ESP_SIZE = "512M"
 
 def kernel_command_line(recipe: Recipe, options: BuildOptions) -> str:
     """The command line that the image is meant to be booted with."""
-    return f"{recipe.cmdline} {options.extra_cmdline}".strip()
+    ima = "ima_hash=sha384" if options.measures_by_ima else ""
+    if options.ima not in ("off", "on"):
+        ima += f" ima_policy={options.ima}"
+    return " ".join(part for part in (recipe.cmdline, ima, options.extra_cmdline) if part)
 
 
 def render(recipe: Recipe, options: BuildOptions, bundle: bytes, mirror: str | None) -> dict[str, File | Link]:
@@ -186,6 +189,9 @@ def _extra_tree(recipe: Recipe, options: BuildOptions, bundle: bytes) -> dict[st
         tree[f"{prefix}usr/lib/systemd/system/tdxstack-keys.service"] = text(unit)
     tree[f"{prefix}usr/bin/tdxctl"] = text(_wrapper(recipe), 0o755)
     tree[f"{prefix}etc/hosts"] = text(f"127.0.0.1 localhost\n127.0.1.1 {options.hostname}\n::1 localhost\n")
+    if options.ima_policy is not None:
+        # systemd loads it before it starts anything (ima-setup.c).
+        tree[f"{prefix}etc/ima/ima-policy"] = text(options.ima_policy.rstrip() + "\n")
     return tree
 
 

@@ -15,6 +15,20 @@ _KEY = re.compile(r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-\S+@openssh\.com) 
 _RESERVED = ("root", "daemon", "bin", "sys", "nobody", "sshd")
 
 
+IMA_CHOICES = ("off", "on", "critical_data", "tcb")
+#: First words of a rule (Linux Documentation/ABI/testing/ima_policy).
+_IMA_ACTIONS = ("measure", "dont_measure", "appraise", "dont_appraise", "audit", "hash", "dont_hash")
+
+
+def _check_policy(text: str) -> None:
+    rules = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if not rules:
+        raise UsageError("the IMA policy has no rule", hint="e.g. measure func=BPRM_CHECK mask=MAY_EXEC")
+    for words in rules:
+        if words[0] not in _IMA_ACTIONS:
+            raise UsageError(f"the IMA policy has a rule that starts with {words[0]!r}", hint=" ".join(_IMA_ACTIONS))
+
+
 class BootLayout(Enum):
     """How the image starts: from files beside the disk, from a unified kernel image, or from GRUB on its ESP."""
 
@@ -37,6 +51,8 @@ class BuildOptions:
         packages: more packages to install.
         boot: boot layout.
         extra_cmdline: appended to the recipe's kernel command line.
+        ima: what IMA measures with SHA-384: ``off``, ``on`` (no built-in policy), ``critical_data`` or ``tcb``.
+        ima_policy: rules that systemd loads into IMA at boot, in place of a built-in policy.
 
     Raises:
         UsageError: a value that is not well-formed.
@@ -50,6 +66,13 @@ class BuildOptions:
     packages: tuple[str, ...] = ()
     boot: BootLayout = BootLayout.DIRECT
     extra_cmdline: str = ""
+    ima: str = "off"
+    ima_policy: str | None = None
+
+    @property
+    def measures_by_ima(self) -> bool:
+        """Whether the image's kernel is to measure by IMA with SHA-384."""
+        return self.ima != "off" or self.ima_policy is not None
 
     def __post_init__(self) -> None:
         if not _HOSTNAME.fullmatch(self.hostname):
@@ -66,5 +89,9 @@ class BuildOptions:
         for package in self.packages:
             if not _PACKAGE.fullmatch(package):
                 raise UsageError(f"{package!r} is not a package name")
+        if self.ima not in IMA_CHOICES:
+            raise UsageError(f"{self.ima!r} is not an IMA policy", hint=f"one of: {', '.join(IMA_CHOICES)}")
+        if self.ima_policy is not None:
+            _check_policy(self.ima_policy)
         if not self.extra_cmdline.isprintable() or not self.extra_cmdline.isascii():
             raise UsageError("the kernel command line must be printable ASCII on one line")

@@ -25,7 +25,7 @@ MAX_JSON_EVENTS = 100_000
 #: dstack's own events, extended into RTMR3 while the TD runs.
 DSTACK_RUNTIME_EVENT = 0x08000001
 #: IMA's index: PCR 10 where there is a TPM; 2, the RTMR itself, with Intel's TDX 1.5 guest kernel.
-_IMA_RTMR = {10: 2, 2: 2}
+IMA_RTMR = {10: 2, 2: 2}
 
 
 class LogFormat(Enum):
@@ -145,7 +145,7 @@ def ima_extends(entries: tuple[ImaEntry, ...]) -> tuple[list[tuple[int, bytes]],
     extends: list[tuple[int, bytes]] = []
     problems: list[str] = []
     for number, entry in enumerate(entries):
-        rtmr = _IMA_RTMR.get(entry.index)
+        rtmr = IMA_RTMR.get(entry.index)
         if rtmr is None:
             problems.append(f"IMA entry {number} ({entry.name}) is for index {entry.index}, which is no RTMR's")
             continue

@@ -9,7 +9,7 @@ from tdxstack.platform.base import TdParameters, TdSession, open_platform, open_
 from tdxstack.platform.software.swtpm import Swtpm
 from tdxstack.vm.dialects import wanted_attributes
 from tdxstack.vm.record import Place
-from tdxstack.vm.spec import TdSpec, VmType
+from tdxstack.vm.spec import Ima, TdSpec, VmType
 
 
 class PlainSession:
@@ -82,5 +82,6 @@ def td_session(spec: TdSpec, firmware: Path | None, run_dir: Path) -> TdSession:
         mrconfigid=spec.mrconfigid,
         mrowner=spec.mrowner,
         mrownerconfig=spec.mrownerconfig,
+        ima_in_rtmr2=spec.ima is not Ima.OFF,
     )
     return open_session(open_platform(spec.platform), spec.name, parameters, firmware.read_bytes(), run_dir)

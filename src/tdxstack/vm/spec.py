@@ -62,6 +62,15 @@ class Via(Enum):
     LIBVIRT = "libvirt"
 
 
+class Ima(Enum):
+    """What the guest's kernel measures by IMA with SHA-384, entry by entry into RTMR2; ``on``: no built-in policy."""
+
+    OFF = "off"
+    ON = "on"
+    CRITICAL_DATA = "critical_data"
+    TCB = "tcb"
+
+
 class TdAttributes(IntFlag):
     """TD ATTRIBUTES (Intel TDX Module 1.5 ABI specification, TD_PARAMS); unknown bits are kept."""
 
@@ -94,6 +103,9 @@ class TdSpec:
     kernel: Path | None = _setting(kind.PATH, "kernel, or unified kernel image with boot=uki")
     initrd: Path | None = _setting(kind.PATH, "initial RAM disk")
     cmdline: str | None = _setting(kind.TEXT, "kernel command line; measured, taken as it stands")
+    ima: Ima = _setting(
+        kind.choice(Ima), "IMA with SHA-384: on (the image's own policy), critical_data or tcb; into RTMR2", Ima.OFF
+    )
     vcpus: int = _setting(kind.INTEGER, "virtual CPUs", 1)
     sockets: int = _setting(kind.INTEGER, "CPU sockets; vcpus must divide by it", 1)
     memory: int = _setting(kind.SIZE, "memory", 2048 * MIB)

@@ -21,6 +21,7 @@ from tdxstack.measure.prediction import PredictedEvent, Prediction
 from tdxstack.measure.rtmr import fold
 from tdxstack.platform.base import TdParameters
 from tdxstack.platform.software.platform import SoftwarePlatform
+from tdxstack.wire.ima import read_list
 from tdxstack.wire.tcg import Algorithm, Digest, Event, EventLog, EventType, SpecIdEvent
 
 NONCE = bytes(range(64))
@@ -74,6 +75,33 @@ def booted(platform: SoftwarePlatform, measured: tuple[tuple[int, str, bytes], .
 @pytest.fixture
 def boot() -> Boot:
     return booted(SoftwarePlatform.create("lab"))
+
+
+def ima_list(*names: str) -> bytes:
+    """A list in ASCII, of files called so, with SHA-384 template digests."""
+    lines = []
+    for name in names:
+        value = digest_of(name.encode())
+        fields = (b"sha384:\0" + value, name.encode() + b"\0")
+        data = b"".join(len(field).to_bytes(4, "little") + field for field in fields)
+        lines.append(f"10 {digest_of(data).hex()} ima-ng sha384:{value.hex()} {name}")
+    return "\n".join(lines).encode() + b"\n"
+
+
+def with_ima(boot: Boot, covered: int, data: bytes) -> Boot:
+    """The same boot, whose kernel has extended RTMR2 by the first entries of a list."""
+    td = boot.platform.module().mng_create(2)
+    boot.platform.module().mng_key_config(td)
+    boot.platform.module().mng_init(td, TdParameters(memory_bytes=1 << 31))
+    boot.platform.module().mr_finalize(td)
+    for rtmr, _, content in BOOT:
+        td.mr_rtmr_extend(rtmr, digest_of(content))
+    for entry in read_list(data)[:covered]:
+        td.mr_rtmr_extend(2, entry.extended())
+    report = td.mr_report(NONCE).to_bytes()
+    quote = boot.platform.quoting_enclave().quote(report)
+    evidence = replace(boot.evidence, tdreport=report, quote=quote, ima=data)
+    return replace(boot, evidence=evidence)
 
 
 def failed(attestation: Attestation) -> list[str]:
@@ -131,6 +159,31 @@ def test_an_extension_that_is_in_no_log(boot: Boot) -> None:
     log = EventLog.from_bytes(boot.evidence.ccel)
     short = replace(log, events=log.events[:-1]).to_bytes()
     assert "event log" in failed(boot.attest(replace(boot.evidence, ccel=short)))
+
+
+def test_an_ima_list_carries_rtmr2_on(boot: Boot) -> None:
+    data = ima_list("boot_aggregate", "/bin/sh", "/bin/later")
+    attestation = with_ima(boot, 2, data).attest()
+    assert attestation.verdict is Verdict.ACCEPTED, attestation.reasons()
+    (step,) = [step for step in attestation.measured.steps if step.name == "IMA list"]
+    assert step.detail == "RTMR2 covers 2 of 3 entries"
+
+
+@pytest.mark.parametrize(
+    ("covered", "data"),
+    [
+        (2, ima_list("boot_aggregate", "/bin/evil")),
+        (2, ima_list("boot_aggregate", "/bin/sh").replace(b" /bin/sh", b" /bin/as")),
+        (2, ima_list("boot_aggregate")),
+        (0, ima_list("boot_aggregate")),
+        (2, b"junk"),
+    ],
+)
+def test_an_altered_ima_list_is_found(boot: Boot, covered: int, data: bytes) -> None:
+    true = with_ima(boot, covered, ima_list("boot_aggregate", "/bin/sh"))
+    attestation = true.attest(replace(true.evidence, ima=data))
+    assert attestation.verdict is Verdict.REJECTED
+    assert "IMA list" in failed(attestation)
 
 
 def test_another_platform_of_the_same_kind(boot: Boot) -> None:

@@ -84,6 +84,24 @@ def test_what_changes_the_image_changes_the_tree() -> None:
     assert len({tree_digest(tree) for tree in variants}) == len(variants)
 
 
+def test_ima_is_asked_for_on_the_command_line_and_by_a_policy() -> None:
+    plain = BuildOptions()
+    recipe = load_recipe("debian-13")
+    assert not plain.measures_by_ima
+    for ima, words in (("on", "ima_hash=sha384"), ("tcb", "ima_hash=sha384 ima_policy=tcb")):
+        options = BuildOptions(ima=ima)
+        assert options.measures_by_ima
+        assert kernel_command_line(recipe, options) == f"{recipe.cmdline} {words}"
+    policy = "# rules\nmeasure func=BPRM_CHECK mask=MAY_EXEC\n"
+    own = BuildOptions(ima_policy=policy)
+    assert kernel_command_line(recipe, own).endswith(" ima_hash=sha384")
+    assert content(rendered(ima_policy=policy), "mkosi.extra/etc/ima/ima-policy") == policy
+    assert "mkosi.extra/etc/ima/ima-policy" not in rendered()
+    for wrong in ({"ima": "all"}, {"ima_policy": "# nothing\n"}, {"ima_policy": "watch func=X\n"}):
+        with pytest.raises(UsageError, match="IMA policy"):
+            BuildOptions(**wrong)  # type: ignore[arg-type]
+
+
 def test_command_line_is_the_recipe_s_and_more() -> None:
     recipe = load_recipe("debian-13")
     assert kernel_command_line(recipe, BuildOptions()) == recipe.cmdline

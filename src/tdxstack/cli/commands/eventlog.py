@@ -6,13 +6,17 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import output
-from tdxstack.errors import ExitCode, UsageError
+from tdxstack.errors import ExitCode, TdxStackError, UsageError
 
 if TYPE_CHECKING:
+    from tdxstack.measure.ima_replay import CoveredList
     from tdxstack.measure.logs import LoadedLog
 
 MAX_LOG = 64 << 20
 LOG_HELP = "CCEL data, a TPM's log, or dstack's JSON; - is stdin (default: this guest's CCEL)"
+
+
+IMA_HELP = "IMA list whose entries were extended too, ASCII or binary (default with a running guest: its own)"
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +35,11 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     )
     replay.add_argument("log", nargs="?", metavar="LOG", help=LOG_HELP)
     replay.add_argument("--td", metavar="NAME", help="take the log of a running TD, and compare with its registers")
-    replay.add_argument("--ima", metavar="FILE", help="IMA list whose entries were extended too (ASCII or binary)")
+    replay.add_argument(
+        "--ima",
+        metavar="FILE",
+        help=IMA_HELP,
+    )
     against = replay.add_mutually_exclusive_group()
     against.add_argument("--quote", metavar="F", help="compare with a quote")
     against.add_argument("--report", metavar="F", help="compare with a TDREPORT")
@@ -103,17 +111,15 @@ def run_replay(args: argparse.Namespace) -> ExitCode:
     """``eventlog replay``."""
     from tdxstack.cli.eventlog_text import replay_text
     from tdxstack.measure.check import false_descriptions
-    from tdxstack.measure.logs import ima_extends
     from tdxstack.measure.replay import replay
-    from tdxstack.wire.ima import read_list
 
     loaded = _load(args)
     if loaded.fault is not None:
         raise loaded.fault
-    extends, ima_problems = ima_extends(read_list(read_log(args.ima)) if args.ima else ())
-    result = replay(loaded.log, extends)
-    untrue = [*false_descriptions(loaded.log.events), *loaded.problems, *ima_problems]
     quoted = _quoted(args)
+    ima = _ima(args, loaded, quoted)
+    result = replay(loaded.log, ima.extends if ima else ())
+    untrue = [*false_descriptions(loaded.log.events), *loaded.problems, *(ima.problems if ima else ())]
     matches = None if quoted is None else [mine == theirs for mine, theirs in zip(result.rtmr, quoted, strict=True)]
     body = output.document(
         "eventlog-replay",
@@ -123,6 +129,7 @@ def run_replay(args: argparse.Namespace) -> ExitCode:
             "rtmr": [value.hex() for value in result.rtmr],
             "quoted": None if quoted is None else [value.hex() for value in quoted],
             "matches": matches,
+            "ima": None if ima is None else {"entries": ima.total, "covered": ima.covered},
             "problems": [*result.problems, *untrue],
         },
     )
@@ -130,6 +137,38 @@ def run_replay(args: argparse.Namespace) -> ExitCode:
     if result.problems:
         return ExitCode.FAILED
     return ExitCode.REJECTED if untrue or (matches and not all(matches)) else ExitCode.DONE
+
+
+def _ima(args: argparse.Namespace, loaded: LoadedLog, quoted: tuple[bytes, ...] | None) -> CoveredList | None:
+    """The IMA list of ``--ima``; of a running guest its own, where RTMR2 holds more than the event log."""
+    from tdxstack.measure.ima_replay import RTMR, cover
+    from tdxstack.measure.replay import replay
+    from tdxstack.wire.ima import read_list
+
+    value = None if quoted is None else quoted[RTMR]
+    if args.ima:
+        return cover(loaded.log, read_list(read_log(args.ima)), value)
+    if value is None or args.log is not None or replay(loaded.log).rtmr[RTMR] == value:
+        return None
+    data = _ima_of_guest(args.td)
+    found = cover(loaded.log, read_list(data), value) if data else None
+    return found if found and found.covered else None
+
+
+def _ima_of_guest(name: str | None) -> bytes:
+    """The list of the TD called so, or of this guest; nothing where there is none."""
+    import base64
+
+    try:
+        if name is not None:
+            from tdxstack.vm.lifecycle import call_guest
+
+            return base64.b64decode(call_guest(name, "ima", {})["binary"])
+        from tdxstack.platform import linux_guest
+
+        return linux_guest.ima_list()[1]
+    except TdxStackError:
+        return b""
 
 
 def _quoted(args: argparse.Namespace) -> tuple[bytes, ...] | None:

@@ -30,6 +30,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     log = _add(verbs, "eventlog", "get the CC event log (CCEL)", _eventlog)
     _add_out(log, "the log area")
     log.add_argument("--table", type=Path, metavar="FILE", help="write the ACPI table CCEL to FILE")
+    ima = _add(verbs, "ima", "get IMA's run-time measurement list", _ima)
+    _add_out(ima, "the list")
+    ima.add_argument("--binary", action="store_true", help="the binary list instead of the ASCII one")
     rtmr = _add(verbs, "rtmr", "show MRTD and RTMRs, or extend an RTMR", _rtmr)
     rtmr.add_argument("--extend", type=int, choices=range(4), metavar="INDEX", help="extend RTMR INDEX (0..3)")
     by = rtmr.add_mutually_exclusive_group()
@@ -135,6 +138,14 @@ def _log_text(data: bytes) -> str:
         digest = (event.digest() or b"").hex()
         lines.append(f"{number:>3}  {register:<5}  {event_type_name(event.event_type):<36}  {digest}")
     return "\n".join(lines)
+
+
+def _ima(args: argparse.Namespace) -> ExitCode:
+    answer = _ask(args, "ima", {})
+    listed = answer["ascii"]
+    data = b64decode(answer["binary"]) if args.binary else listed.encode()
+    body = output.document("guest-ima", {"entries": len(listed.splitlines()), **answer})
+    return _deliver(args, data, body, lambda: listed or "the list is empty\n")
 
 
 def _rtmr(args: argparse.Namespace) -> ExitCode:

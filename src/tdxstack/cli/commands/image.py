@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tdxstack.image import BuildOptions, Image
     from tdxstack.image.recipes import Recipe
 
+#: As in the image options, which a parser must not load.
+IMA_CHOICES = ("off", "on", "critical_data", "tcb")
+
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs."""
@@ -48,6 +51,8 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     build.add_argument("--package", action="append", default=[], metavar="NAME", help="install this too (repeatable)")
     build.add_argument("--boot", choices=("direct", "uki", "grub"), default="direct", help="how it is started")
     build.add_argument("--cmdline", default="", metavar="TEXT", help="append to the kernel command line")
+    build.add_argument("--ima", choices=IMA_CHOICES, default="off", help="IMA with SHA-384 (default: off)")
+    build.add_argument("--ima-policy", type=Path, metavar="FILE", help="rules for IMA, loaded at boot")
     output.add_json(build)
     build.set_defaults(run=run_build)
 
@@ -67,7 +72,18 @@ def _options(args: argparse.Namespace) -> BuildOptions:
         packages=tuple(args.package),
         boot=BootLayout(args.boot),
         extra_cmdline=args.cmdline,
+        ima=args.ima,
+        ima_policy=_policy(args.ima_policy),
     )
+
+
+def _policy(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--ima-policy {path}: {error}") from None
 
 
 def run_build(args: argparse.Namespace) -> ExitCode:

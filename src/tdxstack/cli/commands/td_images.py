@@ -30,6 +30,8 @@ def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
     image = find_image(name)
     filled = {**values, "image": str(image.disk)}
     filled.setdefault("boot", image.boot)
+    if image.manifest.get("ima"):
+        filled.setdefault("ima", "on")
     if filled["boot"] == "direct" and "kernel" not in values:
         own = {"kernel": str(image.kernel), "initrd": str(image.initrd), "cmdline": image.default_cmdline}
         filled = {**own, **filled}

@@ -8,7 +8,7 @@ from typing import Any
 from tdxstack.vm.dialects import Dialect, Reboot, wanted_attributes
 from tdxstack.vm.qemu.launch import AGENT_PORT, Launch
 from tdxstack.vm.qemu.options import option
-from tdxstack.vm.spec import MIB, Boot, Console, TdSpec, VmType
+from tdxstack.vm.spec import MIB, Boot, Console, Ima, TdSpec, VmType
 
 #: Bytes of the machine's own identity in ``-name process=``, which Linux cuts at 15.
 PROCESS_NAME_LENGTH = 15
@@ -101,11 +101,21 @@ def _kernel(spec: TdSpec) -> list[str]:
 
 
 def kernel_cmdline(spec: TdSpec) -> str:
-    """The command line as the guest gets it and as it is measured: the spec's, and ``nokaslr`` for a debugger."""
+    """The command line as the guest gets it and as it is measured: the spec's, IMA's words, ``nokaslr`` to debug."""
     given = spec.cmdline or ""
-    if spec.debug and "nokaslr" not in given.split():
-        return f"{given} nokaslr".strip()
-    return given
+    present = {word.partition("=")[0] for word in given.split()}
+    # A unified kernel image has a command line of its own, which must ask for IMA itself.
+    ima = ima_words(spec.ima) if spec.boot is Boot.DIRECT else []
+    wanted = [*ima, *(["nokaslr"] if spec.debug else [])]
+    return " ".join([given, *(word for word in wanted if word.partition("=")[0] not in present)]).strip()
+
+
+def ima_words(ima: Ima) -> list[str]:
+    """The kernel's options for IMA (white paper, section 4.2.5)."""
+    if ima is Ima.OFF:
+        return []
+    policy = [] if ima is Ima.ON else [f"ima_policy={ima.value}"]
+    return ["ima_hash=sha384", *policy]
 
 
 def _disk(spec: TdSpec, launch: Launch) -> list[str]:

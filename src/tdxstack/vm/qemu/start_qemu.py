@@ -14,7 +14,7 @@ from pathlib import Path
 from tdxstack.errors import UsageError
 from tdxstack.vm.qemu.options import option
 from tdxstack.vm.settings import read_size
-from tdxstack.vm.spec import Boot, Console, TdAttributes, TdSpec, VmType
+from tdxstack.vm.spec import Boot, Console, Ima, TdAttributes, TdSpec, VmType
 
 QEMU_PLACES = (Path("/usr/libexec/qemu-kvm"), Path("/usr/bin/qemu-system-x86_64"))
 LEGACY_PLACES = (Path("/usr/share/qemu-kvm/bios.bin"), Path("/usr/share/seabios/bios.bin"))
@@ -197,6 +197,7 @@ def to_spec(options: Options, name: str, *, firmware: Path | None) -> TdSpec:
         image=options.image.resolve(),
         kernel=options.kernel.resolve() if direct else None,
         cmdline=_spec_cmdline(options) if direct else None,
+        ima=Ima.ON if any(word.startswith("ima_") for word in (options.extra or "").split()) else Ima.OFF,
         vcpus=options.vcpus,
         memory=read_size(MEMORY),
         hugepages=read_size("2M") if options.hugepages else 0,

@@ -15,7 +15,7 @@ from tdxstack.vm.network import PortForward
 from tdxstack.vm.qemu import argv
 from tdxstack.vm.qemu.launch import Launch
 from tdxstack.vm.qemu.options import option
-from tdxstack.vm.spec import Boot, Console, TdSpec, VmType
+from tdxstack.vm.spec import Boot, Console, Ima, TdSpec, VmType
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "argv"
 SPEC = TdSpec(
@@ -43,6 +43,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"console": Console.HVC, "vcpus": 4, "sockets": 2},
         {"ports": (PortForward("udp", 5353, 53),), "vsock_cid": 7},
     ),
+    "software-ima": ("software", {"ima": Ima.CRITICAL_DATA}, {}),
     "software-smm": ("software", {}, {"smm": True, "firmware": Path("/fw/OVMF,sb.fd")}),
     "software-debug": ("software", {"debug": True}, {}),
     "efi-grub": (
