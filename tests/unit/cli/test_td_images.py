@@ -10,7 +10,12 @@ from tdxstack.errors import UsageError
 from tdxstack.image import store
 
 IMAGE = SimpleNamespace(
-    disk=Path("/i/disk.raw"), kernel=Path("/i/k"), initrd=Path("/i/r"), default_cmdline="root=x", boot="direct"
+    disk=Path("/i/disk.raw"),
+    kernel=Path("/i/k"),
+    initrd=Path("/i/r"),
+    default_cmdline="root=x",
+    boot="direct",
+    manifest={"ima": False},
 )
 
 
