@@ -12,6 +12,7 @@ from enum import StrEnum
 from tdxstack.attest.evidence import Evidence
 from tdxstack.attest.expectation import explain
 from tdxstack.errors import WireError
+from tdxstack.measure.check import false_descriptions
 from tdxstack.measure.ima_replay import RTMR, cover
 from tdxstack.measure.prediction import Prediction
 from tdxstack.measure.replay import Replay, replay
@@ -100,7 +101,7 @@ def judge_measurements(evidence: Evidence, expected: Prediction) -> Measured:
     steps = (
         _nonce_step(body, evidence.report_data),
         _report_step(body, evidence.tdreport),
-        log_step if replayed is None else _replay_step(registers, replayed),
+        log_step if log is None or replayed is None else _replay_step(registers, replayed, log),
         *ima_steps,
         *(_expected_step(register, expected, log) for register in registers),
     )
@@ -177,13 +178,15 @@ def _report_step(body: TdReportBody, tdreport: bytes) -> Step:
     return Step(name, Outcome.FAIL, "MRTD, RTMRs or REPORTDATA differ from the quote's")
 
 
-def _replay_step(registers: tuple[Register, ...], replayed: Replay) -> Step:
+def _replay_step(registers: tuple[Register, ...], replayed: Replay, log: EventLog) -> Step:
     name = "event log"
     if replayed.problems:
         return Step(name, Outcome.FAIL, "; ".join(replayed.problems))
     differ = [r.name for r in registers if r.replayed is not None and not hmac.compare_digest(r.replayed, r.quoted)]
     if differ:
         return Step(name, Outcome.FAIL, f"does not replay to {', '.join(differ)}: the log is not that of this boot")
+    if untrue := false_descriptions(log.events):
+        return Step(name, Outcome.FAIL, "; ".join(untrue))
     return Step(name, Outcome.PASS, f"{sum(replayed.extended)} events replay to RTMR0..3")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -145,6 +146,9 @@ def _terminate(_signal: int, _frame: object) -> None:
 
 def entry() -> NoReturn:
     """Entry point of the ``tdxctl`` script. SIGTERM and SIGHUP are handled like Ctrl-C, so that clean-up runs."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names out of evidence and file systems may be no text that the terminal's encoding has.
+        sys.stdout.reconfigure(errors="backslashreplace")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as with nohup
             signal.signal(number, _terminate)

@@ -13,6 +13,7 @@ import pytest
 from tdxstack.cli import evidence
 from tdxstack.cli.main import main
 from tdxstack.errors import UsageError
+from tdxstack.wire.tcg import Algorithm, Digest, Event, EventLog, EventType, SpecIdEvent
 
 NOUNS = ("quote", "report", "eventlog")
 
@@ -97,6 +98,30 @@ def test_a_fault_of_the_system_that_nobody_expected(
     said = capsys.readouterr().err
     assert "No space left on device: '/somewhere'" in said
     assert "next: free space" in said
+
+
+@pytest.mark.processes
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    """An unpaired surrogate as a variable's name, in a locale that has nothing but ASCII."""
+    name = bytes.fromhex("00dc4100")
+    data = bytes(16) + (2).to_bytes(8, "little") + bytes(8) + name
+    event = Event(1, EventType.EV_EFI_VARIABLE_DRIVER_CONFIG, (Digest(Algorithm.SHA384, bytes(48)),), data)
+    log = tmp_path / "log"
+    log.write_bytes(EventLog(SpecIdEvent(((Algorithm.SHA384, 48),), index=1), (event,)).to_bytes())
+    for words in ((), ("--json",)):
+        argv = [sys.executable, "-m", "tdxstack.cli", "eventlog", "show", str(log), *words]
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(argv, capture_output=True, check=False, timeout=60, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert b"variable" in done.stdout
+    done = subprocess.run(
+        [sys.executable.encode(), b"-m", b"tdxstack.cli", b"quote", b"show", b"\xff\xfe", b"--json"],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert b'"message": "quote \\udcff\\udcfe: No such file' in done.stdout
 
 
 @pytest.mark.processes

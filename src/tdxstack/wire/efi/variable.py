@@ -22,14 +22,17 @@ MAX_NAME = 1024
 
 @dataclass(frozen=True, slots=True)
 class VariableData:
-    """``UEFI_VARIABLE_DATA``: a variable's identity and value, as event data."""
+    """``UEFI_VARIABLE_DATA``: a variable's identity and value, as event data.
+
+    ``name`` keeps unpaired surrogates (CHAR16 is UCS-2), so that what is read can be written back.
+    """
 
     guid: UUID
     name: str
     value: bytes
 
     def to_bytes(self) -> bytes:
-        name = self.name.encode("utf-16-le")
+        name = self.name.encode("utf-16-le", "surrogatepass")
         return _VARIABLE_DATA.pack(self.guid.bytes_le, len(name) // 2, len(self.value)) + name + self.value
 
     @classmethod
@@ -47,7 +50,7 @@ class VariableData:
             raise WireError(
                 "UEFI_VARIABLE_DATA", "UnicodeNameLength", 16, f"{characters}+{size} in {len(data)} bytes"
             )
-        name = data[_VARIABLE_DATA.size : end].decode("utf-16-le", "replace")
+        name = data[_VARIABLE_DATA.size : end].decode("utf-16-le", "surrogatepass")
         return cls(UUID(bytes_le=guid), name, data[end:])
 
 
