@@ -59,7 +59,10 @@ def tdxctl() -> Iterator[Tdxctl]:
     home.mkdir(parents=True, exist_ok=True)
     command = Tdxctl(home)
     yield command
+    kept = os.environ.get("TDXSTACK_TEST_DOCUMENT")
     for record in json.loads(command("td", "list", "--json").stdout or '{"tds": []}')["tds"]:
+        if kept and record["name"] == json.loads(Path(kept).read_text())["td"]["name"]:
+            continue
         with contextlib.suppress(subprocess.SubprocessError):
             command("td", "delete", record["name"], "--yes")
 

@@ -17,9 +17,11 @@ from tdxstack.attest.evidence import Evidence
 from tdxstack.attest.running import fresh_evidence, judged
 from tdxstack.errors import TdxStackError, UsageError
 from tdxstack.image import build_image
-from tdxstack.image.firmware import FirmwareFile, default_firmware, firmware_file
+from tdxstack.image.builder import plan_build
+from tdxstack.image.firmware import FirmwareFile, cached_firmware, default_firmware, firmware_file
+from tdxstack.image.store import find_by_key
 from tdxstack.measure.prediction import Prediction
-from tdxstack.platform.base import Platform, PlatformKind, open_platform
+from tdxstack.platform.base import Platform, PlatformKind, default_name, open_platform
 from tdxstack.vm import lifecycle
 from tdxstack.vm.expect import expect
 from tdxstack.vm.record import TdRecord
@@ -64,6 +66,31 @@ def spec_for(request: Request, platform: Platform, name: str, firmware: Firmware
         memory=request.memory,
         vcpus=request.vcpus,
     )
+
+
+def plan(request: Request) -> dict[str, Any]:
+    """What ``run`` would use and do, as plain values; nothing is made, downloaded or started.
+
+    Raises:
+        UsageError: no such recipe or file.
+    """
+    platform = request.platform or default_name()
+    firmware = firmware_file(request.firmware) if request.firmware else cached_firmware()
+    wanted = plan_build(request.recipe)
+    image = find_by_key(wanted.key)
+    steps = [
+        *([] if firmware else ["download the firmware"]),
+        *([] if image else [f"build the guest image {request.recipe}"]),
+        f"boot a TD on platform {platform}, with {request.vcpus} vCPU and {request.memory // MIB} MiB",
+        "take TDREPORT, event log and quote over a fresh nonce; verify, replay, compare with the prediction",
+        "leave the TD running" if request.keep else "delete the TD; the evidence stays",
+    ]
+    return {
+        "platform": platform,
+        "firmware": None if firmware is None else {"path": str(firmware.path), "sha256": firmware.sha256},
+        "image": None if image is None else image.name,
+        "steps": steps,
+    }
 
 
 def run(request: Request, progress: Progress) -> tuple[Attestation, dict[str, Any]]:

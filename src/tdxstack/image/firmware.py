@@ -127,6 +127,11 @@ def named_firmware(name: str, progress: Progress = lambda _: None) -> FirmwareFi
         return _download(source, folder, progress)
 
 
+def cached_firmware() -> FirmwareFile | None:
+    """The default firmware if it has been downloaded already."""
+    return _cached(SOURCES[DEFAULT], private_directory(paths.cache() / "firmware"))
+
+
 def _cached(source: Source, folder: Path) -> FirmwareFile | None:
     """A tested version if there is one, else the latest other one; a file that was changed is not used."""
     found = [_described(source, path) for path in sorted(folder.glob(f"{source.folder}_*/{source.file}"))]

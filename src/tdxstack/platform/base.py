@@ -174,6 +174,13 @@ _OPENERS: Mapping[PlatformKind, Callable[[str], Platform]] = {
 }
 
 
+def default_name() -> str:
+    """TDX hardware if this host has it, else the default software platform."""
+    from tdxstack.platform.linux_host import probe
+
+    return HARDWARE if probe().usable else DEFAULT_SOFTWARE
+
+
 def open_platform(name: str | None = None) -> Platform:
     """Open a platform by name; None means TDX hardware if this host has it, else the default software platform.
 
@@ -183,9 +190,7 @@ def open_platform(name: str | None = None) -> Platform:
         PlatformMissing: no such platform.
     """
     if name is None:
-        from tdxstack.platform.linux_host import probe
-
-        name = HARDWARE if probe().usable else DEFAULT_SOFTWARE
+        name = default_name()
     kind = PlatformKind.TDX if name == HARDWARE else PlatformKind.SOFTWARE
     if name == DEFAULT_SOFTWARE:
         from tdxstack.platform.software.platform import SoftwarePlatform

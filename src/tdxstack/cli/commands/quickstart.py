@@ -31,6 +31,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the evidence is kept")
     parser.add_argument("--keep", action="store_true", help="leave the TD running")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
     output.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -55,6 +56,10 @@ def run(args: argparse.Namespace) -> ExitCode:
         expected=read_expectation(args.expect) if args.expect else None,
         output=_absolute(args.output),
     )
+    if args.dry_run:
+        members = quickstart.plan(request)
+        output.emit(args, output.document("quickstart-plan", members), lambda: "\n".join(members["steps"]))
+        return ExitCode.DONE
     result, members = quickstart.run(request, output.step)
     report = output.document("quickstart", members)
     output.emit(args, report, lambda: attestation(report))
