@@ -99,7 +99,8 @@ def run_tests(options: RunOptions, told: Progress) -> RunOutcome:
 
 
 def _configuration(options: RunOptions) -> list[str]:
-    words = ["--disable-plugin-autoload", "-c", str(CONFIGURATION), "--rootdir", str(CASES)]
+    # Nothing of ours prints; progress of an image build is to be seen at once.
+    words = ["--disable-plugin-autoload", "--capture=no", "-c", str(CONFIGURATION), "--rootdir", str(CASES)]
     for name in ("terminal", "cacheprovider"):
         words += ["-p", f"no:{name}"]
     if options.junit is not None:
