@@ -1,11 +1,13 @@
-"""Virtual machine monitors: what runs a machine. ``VMMQemu`` here; ``VMMLibvirt`` in ``vmm_libvirt``."""
+"""Virtual machine monitors: what runs a machine. QEMU under a supervisor of ours, or libvirt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from tdxstack.cloud.virtxml import VirtXml
 from tdxstack.cloud.vmparam import (
     SHUTDOWN_ACPI,
     SHUTDOWN_AGENT,
@@ -18,7 +20,7 @@ from tdxstack.cloud.vmparam import (
 from tdxstack.errors import UsageError
 from tdxstack.vm import changes, lifecycle
 from tdxstack.vm.record import Place, TdRecord
-from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.spec import TdSpec, Via
 from tdxstack.vm.state import State
 
 SHUTDOWN_MODES = (SHUTDOWN_DEFAULT, SHUTDOWN_ACPI, SHUTDOWN_AGENT)
@@ -76,8 +78,8 @@ class VMMBase(Protocol):
         """What is known of it: ports, addresses, the specification."""
 
 
-class VMMQemu:
-    """A machine under QEMU, which a supervisor of ours owns and controls through QMP."""
+class _Supervised:
+    """A machine whose supervisor is ours, whatever drives its QEMU."""
 
     def __init__(self, spec: TdSpec) -> None:
         self._spec = spec
@@ -122,6 +124,41 @@ class VMMQemu:
 
     def record(self) -> TdRecord:
         return lifecycle.status(self.name)
+
+
+class VMMQemu(_Supervised):
+    """A machine under QEMU, controlled by its monitor protocol (QMP)."""
+
+    def __init__(self, spec: TdSpec) -> None:
+        super().__init__(replace(spec, via=Via.QEMU))
+
+
+class VMMLibvirt(_Supervised):
+    """A machine under libvirt. Its domain's XML is ``virtxml``.
+
+    Args:
+        spec: the machine.
+        connect: libvirt's URI, e.g. ``qemu:///system`` or ``qemu+ssh://host/system``; None takes the spec's.
+
+    Raises:
+        PlatformMissing: later, at ``create``: no libvirt, or something it has no word for.
+    """
+
+    def __init__(self, spec: TdSpec, connect: str | None = None) -> None:
+        super().__init__(replace(spec, via=Via.LIBVIRT, connect=connect or spec.connect))
+
+    @property
+    def virtxml(self) -> VirtXml:
+        """The domain as libvirt is told of it."""
+        return VirtXml.from_record(self.record())
+
+    def qemu_agent_shutdown(self) -> None:
+        """Have the guest's agent power off."""
+        self.shutdown(SHUTDOWN_AGENT)
+
+    def qemu_agent_reboot(self) -> None:
+        """Have the guest's agent reboot."""
+        self.reboot(SHUTDOWN_AGENT)
 
 
 def _mode(mode: str) -> str:
