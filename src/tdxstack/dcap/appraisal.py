@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from tdxstack.dcap.certificate import Certificate, CertificateFault
 from tdxstack.dcap.chain import Chain
 from tdxstack.dcap.policy import DAY, XFAM_FIXED0, XFAM_FIXED1, Policy
 from tdxstack.dcap.status import QvlStatus, TcbStatus
 from tdxstack.dcap.verification import Supplemental, Verification
-from tdxstack.wire.quote import QeCertification, Quote, TdReportBody, TeeType
+from tdxstack.errors import WireError
+from tdxstack.wire.quote import PPID_SIZES, CertificationType, QeCertification, Quote, TdReportBody, TeeType
 from tdxstack.wire.sgx_report import SgxReportBody
 from tdxstack.wire.tdreport import TD_ATTRIBUTES_DEFINED, TdAttributes
 
@@ -128,6 +130,8 @@ def _collateral_rules(verification: Verification, policy: Policy) -> Iterator[Ru
     quote = verification.quote
     if quote is not None:
         yield from _form_rules(quote, policy)
+        if collateral.require_named_pck:
+            yield from _named_pck_rule(quote, verification.pck.leaf)
 
 
 def _time_rule(name: str, start: int, now: int) -> Rule:
@@ -146,6 +150,30 @@ def _form_rules(quote: Quote, policy: Policy) -> Iterator[Rule]:
         reserved = quote.header.qe_svn | quote.header.pce_svn
         actual = f"{quote.header.qe_svn:04x} {quote.header.pce_svn:04x}"
         yield Rule("collateral.require_reserved_header", not reserved, "0000 0000", actual)
+
+
+def _named_pck_rule(quote: Quote, leaf: Certificate | None) -> Iterator[Rule]:
+    """Certification data of type 1 to 3: PCEID, PCE SVN (the certificate may be of an older TCB), clear PPID."""
+    outer = quote.signature.certification
+    if not isinstance(outer, QeCertification) or outer.certification.type not in PPID_SIZES:
+        return
+    name = "collateral.require_named_pck"
+    try:
+        named = outer.certification.pck_identity()
+        sgx = leaf.sgx if leaf else None
+    except (WireError, CertificateFault) as fault:
+        yield Rule(name, False, "the identity of a PCK certificate", str(fault))
+        return
+    if sgx is None:
+        yield Rule(name, False, "the PCK certificate that the quote names", "none")
+        return
+    clear = outer.certification.type == CertificationType.PPID_CLEAR
+    holds = named.pce_id == int.from_bytes(sgx.pce_id, "little") and sgx.tcb.pce_svn <= named.pce_svn
+    holds = holds and (not clear or named.ppid == sgx.ppid)
+    actual = f"PCEID {sgx.pce_id.hex()}, PCE SVN {sgx.tcb.pce_svn}, PPID {sgx.ppid.hex()}"
+    ppid = named.ppid.hex() if clear else "encrypted"
+    wanted = f"PCEID {named.pce_id.to_bytes(2, 'little').hex()}, PCE SVN up to {named.pce_svn}, PPID {ppid}"
+    yield Rule(name, holds, wanted, actual)
 
 
 def _platform_rules(verification: Verification, policy: Policy) -> Iterator[Rule]:

@@ -45,7 +45,6 @@ _REQUIRED_EXTENSIONS = frozenset(
         ExtensionOID.BASIC_CONSTRAINTS,
     }
 )
-_CRL_EXTENSIONS = frozenset({ExtensionOID.CRL_NUMBER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER})
 
 
 #: What ``cryptography`` raises for what it cannot parse; there is no common base.
@@ -177,13 +176,15 @@ class Certificate:
 
     @cached_property
     def sgx(self) -> SgxExtension:
-        """The SGX extension. Raises MissingExtensions if it is absent or wrong."""
+        """The SGX extension. Raises MissingExtensions if it or a part of it is absent, CertificateFault if one has
+        the wrong form."""
         if not isinstance(self._sgx, x509.UnrecognizedExtension):
             raise MissingExtensions(f"{self.subject.common_name}: no SGX extension")
         try:
             return SgxExtension.from_der(self._sgx.value)
         except ExtensionFault as fault:
-            raise MissingExtensions(f"{self.subject.common_name}: SGX extension: {fault}") from None
+            kind = MissingExtensions if fault.missing else CertificateFault
+            raise kind(f"{self.subject.common_name}: SGX extension: {fault}") from None
 
     @property
     def self_issued(self) -> bool:
@@ -210,9 +211,16 @@ def _signature(der: bytes, at: int, algorithm: bytes) -> bytes:
 
 
 def split_pem(text: bytes) -> list[bytes]:
-    """The DER of every certificate in ``text``, whatever lies between them. Raises CertificateFault."""
+    """The DER of every certificate in ``text``, whatever lies between them. Raises CertificateFault.
+
+    As QVL and OpenSSL read it: from the first beginning to the first NUL, nothing if an end stands before it, each
+    certificate's base64 on lines of its own of any length, none of them empty.
+    """
     found: list[bytes] = []
-    at = text.find(_BEGIN)
+    at, end = text.find(_BEGIN), text.find(_END)
+    if end < at:
+        return found
+    text, at = text[max(at, 0) :].partition(b"\0")[0], min(at, 0)
     while at >= 0:
         start = at + len(_BEGIN)
         end = text.find(_END, start)
@@ -220,12 +228,20 @@ def split_pem(text: bytes) -> list[bytes]:
             break
         if len(found) == MAX_CHAIN_LENGTH:
             raise CertificateFault(f"more than {MAX_CHAIN_LENGTH} certificates")
-        try:
-            found.append(binascii.a2b_base64(text[start:end]))
-        except binascii.Error as error:
-            raise CertificateFault(f"PEM: {error}") from None
+        found.append(_unarmoured(text[start:end]))
         at = text.find(_BEGIN, end)
     return found
+
+
+def _unarmoured(lines: bytes) -> bytes:
+    """The DER of what stands between the PEM lines; the first and the last byte are the lines' ends."""
+    lines = lines.replace(b"\r", b"").lstrip(b" \t")
+    if not lines.startswith(b"\n") or not lines.endswith(b"\n") or b"\n\n" in lines:
+        raise CertificateFault("PEM: not base64 on lines of its own")
+    try:
+        return binascii.a2b_base64(lines.translate(None, b"\n \t"), strict_mode=True)
+    except binascii.Error as error:
+        raise CertificateFault(f"PEM: {error}") from None
 
 
 @lru_cache(maxsize=256)
@@ -250,9 +266,11 @@ class RevocationList:
             raise CertificateFault(str(error) or type(error).__name__) from None
         if next_update is None:
             raise CertificateFault("no nextUpdate")
+        if ExtensionOID.CRL_NUMBER not in extensions:  # QVL: not a CRL that can be read
+            raise CertificateFault("no CRL number")
         self.next_update = int(next_update.timestamp())
-        self.has_required_extensions = extensions.keys() >= _CRL_EXTENSIONS
-        number = extensions.get(ExtensionOID.CRL_NUMBER)
+        self.has_authority_key = ExtensionOID.AUTHORITY_KEY_IDENTIFIER in extensions
+        number = extensions[ExtensionOID.CRL_NUMBER]
         self.number = number.crl_number if isinstance(number, x509.CRLNumber) else None
         self.der = der
         self._parsed = parsed

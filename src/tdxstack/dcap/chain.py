@@ -75,6 +75,9 @@ class Chain:
             except CertificateFault as fault:
                 raise VerifyFault(QvlStatus.UNSUPPORTED_CERT_FORMAT, str(fault)) from None
         self.certificates = tuple(certificates)
+        for certificate in certificates:
+            if _PCK_CN in certificate.subject.common_name:
+                _check_sgx(certificate)
         self.root = next((c for c in reversed(certificates) if c.self_issued), None)
         self.pck = next((c for c in reversed(certificates) if _PCK_CN in c.subject.common_name), None)
 
@@ -91,6 +94,16 @@ class Chain:
     def _signs_another(self, certificate: Certificate) -> bool:
         subject = certificate.subject
         return any(not c.subject.same_as(subject) and c.issuer.same_as(subject) for c in self.certificates)
+
+
+def _check_sgx(certificate: Certificate) -> None:
+    """What is named a PCK certificate has to have the SGX extension, in whatever chain it is."""
+    try:
+        _ = certificate.sgx
+    except MissingExtensions as fault:
+        raise VerifyFault(QvlStatus.SGX_PCK_INVALID_EXTENSIONS, str(fault)) from None
+    except CertificateFault as fault:
+        raise VerifyFault(QvlStatus.UNSUPPORTED_CERT_FORMAT, str(fault)) from None
 
 
 def _guess(position: int, total: int) -> QvlStatus:
@@ -185,9 +198,9 @@ def check_crl(crl: RevocationList, issuer: Certificate, name: str) -> None:
     same = crl.issuer.der == issuer.subject.der
     _require(same, QvlStatus.SGX_CRL_UNKNOWN_ISSUER, f"{name}: issued by {crl.issuer.common_name!r}")
     _require(
-        crl.has_required_extensions,
+        crl.has_authority_key,
         QvlStatus.SGX_CRL_INVALID_EXTENSIONS,
-        f"{name}: no CRL number or no authority key identifier",
+        f"{name}: no authority key identifier",
     )
     signer = issuer.subject.common_name
     _require(crl.signed_by(issuer), QvlStatus.SGX_CRL_INVALID_SIGNATURE, f"{name}: not signed by {signer!r}")

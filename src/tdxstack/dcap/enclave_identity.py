@@ -13,13 +13,13 @@ from tdxstack.dcap.signed_json import (
     InvalidFault,
     VersionFault,
     date,
-    load_object,
+    load_signed,
     objects,
     octets,
     text_of,
     unsigned,
 )
-from tdxstack.dcap.tcb_info import IDENTITY_STATUSES, IsvLevel, isv_level
+from tdxstack.dcap.tcb_info import IDENTITY_STATUSES, IsvLevel, isv_colons, isv_level
 from tdxstack.wire.sgx_report import SgxReportBody
 
 QE_ID, QVE_ID, TD_QE_ID = "QE", "QVE", "TD_QE"
@@ -44,7 +44,7 @@ class EnclaveIdentity:
     @classmethod
     def from_json(cls, text: str) -> EnclaveIdentity:
         """Read the body (the value of ``enclaveIdentity``). Raises FormatFault, InvalidFault or VersionFault."""
-        body = load_object(text, "qe_identity")
+        body = load_signed(text, "qe_identity", lambda body: len(body) + 4 + isv_colons(body["tcbLevels"]))
         try:
             kind = text_of(body, "id")
             if kind not in (QE_ID, QVE_ID, TD_QE_ID):

@@ -78,6 +78,12 @@ class CollateralPolicy:
         "bytes 32 to 63 of the QE's report data have to be zero",
         "Intel's quoting enclaves set zeros; other bytes come from another enclave",
     )
+    require_named_pck: bool = setting(
+        True,
+        "bool",
+        "a quote that only names its PCK certificate (certification data 1 to 3) has to name the one brought along",
+        "else the platform that the quote names is not the one that was judged",
+    )
     require_reserved_header: bool = setting(
         True,
         "bool",

@@ -8,23 +8,31 @@ QE identity) is worth keeping: the :class:`Platform` of a quote is looked up by 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tdxstack.dcap.certificate import Certificate, MissingExtensions, p256_key, verify_raw_p256
+from tdxstack.dcap.certificate import (
+    MAX_CHAIN_LENGTH,
+    Certificate,
+    CertificateFault,
+    MissingExtensions,
+    certificate_of,
+    p256_key,
+    split_pem,
+    verify_raw_p256,
+)
 from tdxstack.dcap.chain import Chain, Outcome
 from tdxstack.dcap.documents import Documents
 from tdxstack.dcap.enclave_identity import QE_ID, TD_QE_ID
 from tdxstack.dcap.status import STATUS_OF_TCB, QvlStatus, VerifyFault
 from tdxstack.dcap.tcb import TcbVerdict, judge
 from tdxstack.dcap.tcb_info import TDX_ID, TcbInfo
-from tdxstack.errors import WireError
 from tdxstack.wire.quote import (
     INTEL_QE_VENDOR_ID,
     CertificationData,
-    CertificationType,
     QeCertification,
     Quote,
     TdReportBody,
@@ -38,6 +46,7 @@ _OUTCOMES_KEPT = 64
 #: Version 3 to 5 quotes are at least this long (QVL ``QUOTE_MIN_BYTE_LEN``).
 MIN_QUOTE_SIZE = 1020
 _PCK_CN = "SGX PCK Certificate"
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class QuoteStep(StrEnum):
@@ -64,19 +73,41 @@ class StepFault(VerifyFault):
 
 @dataclass(slots=True)
 class PckChain:
-    """A quote's PCK chain with the outcome of ``VerifyPCKCertificate``. ``chain`` is None if it cannot be read."""
+    """A quote's PCK chain with the outcome of ``VerifyPCKCertificate``. ``chain`` is None if it cannot be read.
+
+    ``leaf`` is the PCK certificate, which ``VerifyQuoteEx`` is given by itself: read whatever is wrong with the rest
+    of the chain. Where it cannot be read it is None, and ``leaf_fault`` says why.
+    """
 
     chain: Chain | None
     outcome: Outcome
+    leaf: Certificate | None = None
+    leaf_fault: VerifyFault | None = None
     #: Whether neither quote nor collateral holds one.
     missing: bool = False
 
-    @property
-    def leaf(self) -> Certificate | None:
-        """The PCK certificate; where none has its name, the one that signs no other."""
-        if self.chain is None:
-            return None
-        return self.chain.pck or self.chain.topmost
+
+def find_leaf(text: bytes, chain: Chain | None) -> tuple[Certificate | None, VerifyFault | None]:
+    """The PCK certificate of a chain's PEM: the one with its name, else the first one; or why there is none."""
+    if chain is not None:
+        return chain.pck or chain.certificates[0], None
+    fault = VerifyFault(QvlStatus.UNSUPPORTED_PCK_CERT_FORMAT, "no certificate can be read")
+    first: Certificate | None = None
+    for number, block in enumerate(_PEM.findall(text)[:MAX_CHAIN_LENGTH]):
+        try:
+            certificate = certificate_of(split_pem(block)[0])
+        except MissingExtensions as error:
+            status = QvlStatus.INVALID_PCK_CERT
+            if number == 0 or _PCK_CN in str(error):
+                fault = VerifyFault(status, str(error))
+        except (CertificateFault, IndexError) as error:
+            if number == 0:
+                fault = VerifyFault(QvlStatus.UNSUPPORTED_PCK_CERT_FORMAT, str(error))
+        else:
+            if _PCK_CN in certificate.subject.common_name:
+                return certificate, None
+            first = certificate if number == 0 else first
+    return first, None if first else fault
 
 
 @dataclass(slots=True)
@@ -127,7 +158,7 @@ def check_platform(quote: Quote, certification: QeCertification, pck: PckChain, 
     """Steps 4.1.2.5.4 to .11 and .13 to .16, which do not depend on the TD."""
     first = second = sgx = None
     try:
-        sgx = _check_pck(quote, certification.certification, pck, documents)
+        sgx = _check_pck(quote, pck, documents)
     except StepFault as fault:
         first = fault
     key = p256_key(quote.signature.attestation_key)
@@ -144,7 +175,7 @@ def check_platform(quote: Quote, certification: QeCertification, pck: PckChain, 
     return Platform(pck, sgx, first, second, key, certification.qe_report)
 
 
-def _check_pck(quote: Quote, certification: CertificationData, pck: PckChain, documents: Documents) -> SgxExtension:
+def _check_pck(quote: Quote, pck: PckChain, documents: Documents) -> SgxExtension:
     """The collateral is readable, the PCK certificate is one, is not revoked, and the TCB info is for it."""
 
     def need(condition: bool, status: QvlStatus, detail: str, step: QuoteStep = QuoteStep.PCK) -> None:
@@ -163,14 +194,16 @@ def _check_pck(quote: Quote, certification: CertificationData, pck: PckChain, do
         detail = documents.identity_outcome.detail
         raise StepFault(QuoteStep.QE_IDENTITY, QvlStatus.UNSUPPORTED_QE_IDENTITY_FORMAT, detail)
     if leaf is None:
-        raise StepFault(QuoteStep.PCK, QvlStatus.UNSUPPORTED_PCK_CERT_FORMAT, pck.outcome.detail)
+        fault = pck.leaf_fault or VerifyFault(QvlStatus.UNSUPPORTED_PCK_CERT_FORMAT, pck.outcome.detail)
+        raise StepFault(QuoteStep.PCK, fault.status, fault.detail)
     try:
         sgx = leaf.sgx
     except MissingExtensions as fault:
         raise StepFault(QuoteStep.PCK, QvlStatus.INVALID_PCK_CERT, str(fault)) from None
+    except CertificateFault as fault:
+        raise StepFault(QuoteStep.PCK, QvlStatus.UNSUPPORTED_PCK_CERT_FORMAT, str(fault)) from None
     name = leaf.subject.common_name
     need(_PCK_CN in name, QvlStatus.INVALID_PCK_CERT, f"PCK certificate: named {name!r}")
-    _check_identity(certification, sgx)
     same_issuer = "CA" in crl.issuer.common_name and crl.issuer.der == leaf.issuer.der
     need(same_issuer, QvlStatus.INVALID_PCK_CRL, f"PCK CRL: of {crl.issuer.common_name!r}, not of the PCK's issuer")
     need(not crl.revokes(leaf), QvlStatus.PCK_REVOKED, "the PCK certificate is in the PCK CRL")
@@ -178,24 +211,8 @@ def _check_pck(quote: Quote, certification: CertificationData, pck: PckChain, do
     need((info.id == TDX_ID) == (quote.header.tee_type == TeeType.TDX), mismatch, f"TCB info is for {info.id}", step)
     need(sgx.fmspc == info.fmspc, mismatch, f"FMSPC {sgx.fmspc.hex()}, TCB info for {info.fmspc.hex()}", step)
     need(sgx.pce_id == info.pce_id, mismatch, f"PCEID {sgx.pce_id.hex()}, TCB info for {info.pce_id.hex()}", step)
+    need(leaf.key is not None, QvlStatus.INVALID_PCK_CERT, "PCK certificate: no P-256 key")
     return sgx
-
-
-def _check_identity(certification: CertificationData, sgx: SgxExtension) -> None:
-    """A quote that only names its PCK certificate (type 1 to 3) has to name the one that was brought along."""
-    if certification.type > CertificationType.PPID_RSA3072:
-        return
-    try:
-        named = certification.pck_identity()
-    except WireError as fault:
-        raise StepFault(QuoteStep.FORMAT, QvlStatus.UNSUPPORTED_QUOTE_FORMAT, str(fault)) from None
-    fits = named.pce_id == int.from_bytes(sgx.pce_id, "little") and sgx.tcb.pce_svn <= named.pce_svn
-    if certification.type == CertificationType.PPID_CLEAR:
-        fits = fits and named.ppid == sgx.ppid
-    if not fits:
-        raise StepFault(
-            QuoteStep.PCK, QvlStatus.PCK_CERT_MISMATCH, "the PCK certificate is not the one that the quote names"
-        )
 
 
 def _check_qe(quote: Quote, certification: QeCertification, leaf: Certificate | None, documents: Documents) -> None:

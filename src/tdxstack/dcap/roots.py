@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from tdxstack.dcap.certificate import Certificate, CertificateFault, certificate_of, split_pem
 from tdxstack.errors import UsageError
 
@@ -25,7 +28,11 @@ INTEL_ROOT_DER = base64.b64decode(
 INTEL = "intel"
 
 
-def parse_roots(roots: Iterable[str | bytes]) -> tuple[Certificate, ...]:
+#: A trusted root: the word ``intel``, PEM, DER, or a certificate that was parsed already.
+Root = str | bytes | Certificate | x509.Certificate
+
+
+def parse_roots(roots: Iterable[Root]) -> tuple[Certificate, ...]:
     """Trusted roots of PEM or DER certificates, or the word ``intel``. Raises UsageError.
 
     A certificate is trusted as a root only if it is self-issued and signed by its own key.
@@ -35,12 +42,20 @@ def parse_roots(roots: Iterable[str | bytes]) -> tuple[Certificate, ...]:
         if root == INTEL:
             certificates.append(certificate_of(INTEL_ROOT_DER))  # pinned: a test checks that it signs itself
             continue
-        data = root.encode() if isinstance(root, str) else bytes(root)
+        data = _octets(root)
         ders = split_pem(data) if b"-----BEGIN" in data else [data]
         certificates.extend(_root(der) for der in ders)
     if not certificates:
         raise UsageError("no trusted root", hint="name a root certificate, or 'intel'")
     return tuple(certificates)
+
+
+def _octets(root: Root) -> bytes:
+    if isinstance(root, Certificate):
+        return root.der
+    if isinstance(root, x509.Certificate):
+        return root.public_bytes(Encoding.DER)
+    return root.encode() if isinstance(root, str) else bytes(root)
 
 
 def _root(der: bytes) -> Certificate:

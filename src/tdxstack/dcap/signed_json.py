@@ -7,8 +7,10 @@ invalid. A signature is over the body's bytes as Intel sent them, so the body is
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
+from math import inf
 from typing import Any
 
 #: Documents have 10 to 30 KiB.
@@ -40,18 +42,58 @@ def _no_constant(name: str) -> Any:
 
 
 _NOT_BRACKETS = bytes(code for code in range(256) if code not in b"{}[]")
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _finite(digits: str) -> float:
+    if (number := float(digits)) in (inf, -inf):
+        raise ValueError(f"{digits:.20} is too large")
+    return number
+
+
+def _first_wins(pairs: list[tuple[str, Any]]) -> Members:
+    return dict(reversed(pairs))
+
+
+def _no_twice(pairs: list[tuple[str, Any]]) -> Members:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member is there more than once")
+    return members
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+_FIRST_WINS = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_first_wins)
+_FLAT = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_twice)
 
 
 def load_object(text: str, what: str, *, flat: bool = False) -> Members:
     """Parse one JSON object, bounded in size and depth. Raises FormatFault, or InvalidFault if nested too deeply.
 
-    ``flat`` says that only the object's own members will be looked at, so that depth needs no check.
+    ``flat`` is for documents that only hold texts: depth needs no check, and no member may be there twice.
     """
+    return _load(text, what, _FLAT if flat else _DECODER, flat=flat)
+
+
+def load_signed(text: str, what: str, colons: Callable[[Members], int]) -> Members:
+    """The same for a document in which the first one counts of members with the same name, as with QVL.
+
+    To tell without looking at each member whether there are such: ``colons`` says how many colons a document with
+    these members has, outside and inside of strings, if none is there twice and all of them are known ones.
+    """
+    members = _load(text, what, _DECODER)
+    try:
+        if text.count(":") == colons(members):
+            return members
+    except (TypeError, KeyError, AttributeError):  # of another shape: looked at member by member
+        pass
+    return _load(text, what, _FIRST_WINS)
+
+
+def _load(text: str, what: str, decoder: json.JSONDecoder, *, flat: bool = False) -> Members:
     if len(text) > MAX_DOCUMENT_SIZE:
         raise FormatFault(f"{what}: {len(text)} characters, more than {MAX_DOCUMENT_SIZE}")
     try:
-        value = _DECODER.decode(text)
+        value = decoder.decode(text)
     except RecursionError:
         raise InvalidFault(f"{what}: nested more than {MAX_DEPTH} deep") from None
     except ValueError as error:

@@ -15,7 +15,7 @@ from tdxstack.dcap.signed_json import (
     Members,
     advisories,
     date,
-    load_object,
+    load_signed,
     member,
     objects,
     octets,
@@ -25,6 +25,7 @@ from tdxstack.dcap.signed_json import (
 from tdxstack.dcap.status import TcbStatus
 
 SGX_ID, TDX_ID = "SGX", "TDX"
+_MAX_MODULE_SVN = 0xFFFF
 
 _LEVEL_STATUSES = {
     status.value: status
@@ -99,7 +100,7 @@ class TcbInfo:
     @classmethod
     def from_json(cls, text: str) -> TcbInfo:
         """Read the body (the value of ``tcbInfo``). Raises FormatFault or InvalidFault."""
-        info = load_object(text, "tcb_info")
+        info = load_signed(text, "tcb_info", _colons)
         version = unsigned(info, "version")
         if version not in (2, 3):
             raise InvalidFault(f"version: {version} is not 2 or 3")
@@ -130,6 +131,24 @@ class TcbInfo:
         """The identity of TDX modules with major version ``major`` (TEE_TCB_SVN[1]), or None."""
         wanted = f"TDX_{major:02X}"
         return next((module for module in self.module_identities or () if module.id.upper() == wanted), None)
+
+
+def isv_colons(levels: list[Members]) -> int:
+    """Colons in levels with an ``isvsvn``: one for each member, two more in each date."""
+    return sum(len(level) + len(level["tcb"]) + 2 for level in levels)
+
+
+def _colons(info: Members) -> int:
+    """See :func:`load_signed`."""
+    total = len(info) + 4 + len(info.get("tdxModule", ()))
+    for identity in info.get("tdxModuleIdentities", ()):
+        total += len(identity) + isv_colons(identity["tcbLevels"])
+    for level in info["tcbLevels"]:
+        tcb = level["tcb"]
+        total += len(level) + len(tcb) + 2
+        for name in ("sgxtcbcomponents", "tdxtcbcomponents"):
+            total += sum(map(len, tcb.get(name, ())))
+    return total
 
 
 def _kind(info: Members, version: int) -> str:
@@ -181,6 +200,8 @@ def _identity(identity: Members) -> TdxModule:
         raise FormatFault(str(fault)) from None
     if len({level.isv_svn for level in levels}) != len(levels):
         raise FormatFault(f"{plain.id}: two levels with one isvsvn")
+    if max(level.isv_svn for level in levels) > _MAX_MODULE_SVN:
+        raise FormatFault(f"{plain.id}: an isvsvn of more than 16 bits")
     ordered = tuple(sorted(levels, key=lambda level: level.isv_svn, reverse=True))
     return TdxModule(plain.id, plain.mr_signer, plain.attributes, plain.attributes_mask, ordered)
 

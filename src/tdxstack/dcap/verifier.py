@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from tdxstack.dcap.certificate import Certificate
 from tdxstack.dcap.chain import Chain, Outcome, check_pck_chain
 from tdxstack.dcap.collateral import Collateral
 from tdxstack.dcap.documents import Documents, utf8
@@ -18,9 +19,10 @@ from tdxstack.dcap.quote_check import (
     certification_of,
     check_platform,
     check_quote,
+    find_leaf,
 )
 from tdxstack.dcap.remembered import Remembered
-from tdxstack.dcap.roots import parse_roots
+from tdxstack.dcap.roots import Root, parse_roots
 from tdxstack.dcap.status import QvlStatus, VerifyFault
 from tdxstack.dcap.verification import Judgement, Qvl, Verification
 from tdxstack.errors import WireError
@@ -29,6 +31,7 @@ from tdxstack.wire.quote import CertificationData, CertificationType, QeCertific
 _PCK_CHAIN_LENGTH = 3
 #: Platforms and chains kept; each is some kilobytes.
 _PLATFORMS_KEPT = 512
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
 _PEM_RUN = re.compile(rb"-----BEGIN CERTIFICATE-----.*-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -41,13 +44,13 @@ class Verifier:
 
     Args:
         collateral: as :meth:`Collateral.from_json` gives it.
-        roots: trusted root certificates, PEM or DER, or the word ``intel``.
+        roots: trusted root certificates, PEM, DER or parsed, or the word ``intel``.
 
     Raises:
         UsageError: a root is not a root certificate.
     """
 
-    def __init__(self, collateral: Collateral, roots: Iterable[str | bytes] = ("intel",)) -> None:
+    def __init__(self, collateral: Collateral, roots: Iterable[Root] = ("intel",)) -> None:
         self.collateral = collateral
         self.roots = parse_roots(roots)
         self._trusted = frozenset(root.der for root in self.roots)
@@ -130,9 +133,11 @@ class Verifier:
         """PEM of the PCK chain: the quote's own; from the collateral only what the quote does not hold."""
         if certification.type == CertificationType.PCK_CHAIN:
             return certification.data
-        if certification.type == CertificationType.PCK_LEAF:
-            return certification.data.rstrip(b"\0") + b"\n" + utf8(self.collateral.pck_crl_issuer_chain)
-        return utf8(self.collateral.pck_certificate_chain)
+        held = certification.data.count(_BEGIN)
+        if certification.type == CertificationType.PCK_LEAF and held == 1:
+            leaf = certification.data.partition(b"\0")[0]
+            return leaf.rstrip() + b"\n" + utf8(self.collateral.pck_crl_issuer_chain)
+        return utf8(self.collateral.pck_certificate_chain) or (certification.data if held else b"")
 
     def _pck_chain(self, text: bytes) -> PckChain:
         return self._chains.get(text, self._check_pck_chain)
@@ -142,8 +147,11 @@ class Verifier:
         if not text:
             detail = "the quote holds no PCK certificate chain and the collateral neither"
             return PckChain(None, Outcome(QvlStatus.UNSUPPORTED_CERT_FORMAT, detail), missing=True)
+        leaf: Certificate | None = None
+        leaf_fault: VerifyFault | None = None
         try:
             chain = Chain(text)
+            leaf, _ = find_leaf(text, chain)
             if len(chain.certificates) != _PCK_CHAIN_LENGTH:
                 raise VerifyFault(
                     QvlStatus.UNSUPPORTED_CERT_FORMAT, f"{len(chain.certificates)} certificates where 3 belong"
@@ -151,9 +159,11 @@ class Verifier:
             root_crl, pck_crl = self.documents.root_crl, self.documents.pck_crl
             if root_crl is None or pck_crl is None:
                 raise VerifyFault(QvlStatus.SGX_CRL_UNSUPPORTED_FORMAT, self.documents.crl_fault)
-            return PckChain(chain, check_pck_chain(chain, root_crl, pck_crl, self._trusted))
+            return PckChain(chain, check_pck_chain(chain, root_crl, pck_crl, self._trusted), leaf)
         except VerifyFault as fault:
-            return PckChain(chain, Outcome(fault.status, fault.detail))
+            if chain is None:
+                leaf, leaf_fault = find_leaf(text, None)
+            return PckChain(chain, Outcome(fault.status, fault.detail), leaf, leaf_fault)
 
 
 class _Keyed:

@@ -157,6 +157,11 @@ class CertificationData:
         pce_svn, pce_id = struct.unpack_from("<HH", self.data, size + 16)
         return PckIdentity(self.data[:size], self.data[size : size + 16], pce_svn, pce_id)
 
+    @property
+    def size(self) -> int:
+        """Bytes that it has in a quote."""
+        return 6 + len(self.data)
+
     def to_bytes(self) -> bytes:
         """Type, size and data."""
         return struct.pack("<HI", self.type, len(self.data)) + self.data
@@ -172,15 +177,21 @@ class QeCertification:
     certification: CertificationData
 
     @classmethod
-    def unpack_from(cls, data: bytes, offset: int, end: int) -> QeCertification:
-        """Read ``data[offset:end]``, which it has to fill exactly. Raises WireError."""
+    def unpack_from(cls, data: bytes, offset: int, end: int, *, exact: bool = True) -> QeCertification:
+        """Read ``data[offset:end]``, which it has to fill if ``exact``. Raises WireError."""
         report = SgxReportBody.unpack_from(data, offset)
         at = offset + SGX_REPORT_BODY_SIZE
         signature = _slice(data, at, _SIGNATURE_SIZE, end, "qe_report_signature")
         at += _SIGNATURE_SIZE
         auth_size = int.from_bytes(_slice(data, at, 2, end, "qe_auth_data_size"), "little")
         auth = _slice(data, at + 2, auth_size, end, "qe_auth_data")
-        return cls(report, signature, auth, _certification(data, at + 2 + auth_size, end))
+        return cls(report, signature, auth, _certification(data, at + 2 + auth_size, end, exact=exact))
+
+    @property
+    def size(self) -> int:
+        """Bytes that it has in a quote."""
+        auth = 2 + len(self.qe_auth_data)
+        return SGX_REPORT_BODY_SIZE + _SIGNATURE_SIZE + auth + self.certification.size
 
     def to_bytes(self) -> bytes:
         """The bytes of the QE certification. Raises WireError if a field has the wrong length."""
@@ -202,19 +213,23 @@ class QuoteSignature:
     signature: bytes
     attestation_key: bytes
     certification: QeCertification | CertificationData
+    #: What else the signature data holds. Nothing signs it, and verifiers ignore it, QVL too.
+    unused: bytes = b""
 
     @classmethod
     def unpack_from(cls, data: bytes, offset: int, end: int, version: int) -> QuoteSignature:
-        """Read ``data[offset:end]``, which it has to fill exactly. Raises WireError."""
+        """Read ``data[offset:end]``. Raises WireError."""
         signature = _slice(data, offset, _SIGNATURE_SIZE, end, "signature")
         key = _slice(data, offset + _SIGNATURE_SIZE, _KEY_SIZE, end, "attestation_key")
         at = offset + _SIGNATURE_SIZE + _KEY_SIZE
         if version == 3:
-            return cls(signature, key, QeCertification.unpack_from(data, at, end))
-        outer = _certification(data, at, end)
+            certification = QeCertification.unpack_from(data, at, end, exact=False)
+            return cls(signature, key, certification, data[at + certification.size : end])
+        outer = _certification(data, at, end, exact=False)
+        unused = data[at + outer.size : end]
         if outer.type != CertificationType.QE_REPORT:
-            return cls(signature, key, outer)
-        return cls(signature, key, QeCertification.unpack_from(data, at + 6, end))
+            return cls(signature, key, outer, unused)
+        return cls(signature, key, QeCertification.unpack_from(data, at + 6, at + outer.size), unused)
 
     def to_bytes(self, version: int) -> bytes:
         """The signature data of a quote of ``version``. Raises WireError if a field has the wrong length."""
@@ -223,7 +238,7 @@ class QuoteSignature:
         inner = self.certification
         if isinstance(inner, QeCertification) and version != 3:
             inner = CertificationData(CertificationType.QE_REPORT, inner.to_bytes())
-        return self.signature + self.attestation_key + inner.to_bytes()
+        return self.signature + self.attestation_key + inner.to_bytes() + self.unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,12 +313,13 @@ def _body_type(data: bytes, header: QuoteHeader) -> tuple[BodyType, int]:
     return kind, HEADER_SIZE + 6
 
 
-def _certification(data: bytes, at: int, end: int) -> CertificationData:
-    """Type, size and data at ``at``, which have to end exactly at ``end``."""
+def _certification(data: bytes, at: int, end: int, *, exact: bool) -> CertificationData:
+    """Type, size and data at ``at``, which have to end at ``end`` if ``exact``, else not after it."""
     kind, size = struct.unpack("<HI", _slice(data, at, 6, end, "certification_data"))
-    if size != end - at - 6:
-        raise WireError("CERTIFICATION_DATA", "size", at + 2, f"{size}, but {end - at - 6} bytes are left")
-    return CertificationData(kind, data[at + 6 : end])
+    left = end - at - 6
+    if size > left or (exact and size != left):
+        raise WireError("CERTIFICATION_DATA", "size", at + 2, f"{size}, but {left} bytes are left")
+    return CertificationData(kind, data[at + 6 : at + 6 + size])
 
 
 def _slice(data: bytes, at: int, size: int, end: int, field: str) -> bytes:

@@ -15,6 +15,8 @@ from tdxstack.wire.der import BOOLEAN, ENUMERATED, INTEGER, OCTET_STRING, OID, S
 SGX_EXTENSION_OID = "1.2.840.113741.1.13.1"
 #: DER of the OID 1.2.840.113741.1.13.1, without tag and length: what the OIDs inside the extension start with.
 _ARC = bytes.fromhex("2a864886f84d010d01")
+#: SVNs of 16 components, PCESVN and CPUSVN.
+_TCB_ENTRIES = 18
 
 
 class SgxType(IntEnum):
@@ -26,7 +28,12 @@ class SgxType(IntEnum):
 
 
 class ExtensionFault(ValueError):
-    """The extension is not what the profile demands; says what."""
+    """The extension is not what the profile demands; says what. ``missing``: parts are absent, or there are too many;
+    otherwise one has the wrong form. (QVL tells the two apart.)"""
+
+    def __init__(self, text: str, *, missing: bool = False) -> None:
+        super().__init__(text)
+        self.missing = missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +61,28 @@ class SgxExtension:
 
     @classmethod
     def from_der(cls, der: bytes) -> SgxExtension:
-        """Read the extension's value. Raises ExtensionFault."""
-        try:
-            entries = _entries(_whole(der, SEQUENCE))
-        except IndexError:
-            raise ExtensionFault("DER ends early") from None
-        if len(entries) not in (5, 7):
-            raise ExtensionFault(f"{len(entries)} entries where 5 (Processor CA) or 7 (Platform CA) belong")
-        fields = dict(entries)
-        try:
-            configuration = dict(_entries(fields[b"\x07"][1])) if b"\x07" in fields else {}
-            return cls(
-                ppid=_octets(fields, 1, 16),
-                tcb=_tcb(fields),
-                pce_id=_octets(fields, 3, 2),
-                fmspc=_octets(fields, 4, 6),
-                sgx_type=_number(fields, 5, ENUMERATED),
-                platform_instance_id=_octets(fields, 6, 16) if b"\x06" in fields else None,
-                dynamic_platform=_flag(configuration, 1),
-                cached_keys=_flag(configuration, 2),
-                smt_enabled=_flag(configuration, 3),
-            )
-        except KeyError as missing:
-            raise ExtensionFault(f"entry .{int.from_bytes(missing.args[0], 'big')} is missing") from None
-        except IndexError:
-            raise ExtensionFault("DER ends early") from None
+        """Read the extension's value. Raises ExtensionFault.
+
+        Like QVL's four calls it does not judge the entries that only a Platform CA's certificates have: where they
+        are not what they should be, their fields are None.
+        """
+        fields = dict(_entries(_outermost(der), (5, 7)))
+        missing = [number for number in range(1, 6) if bytes([number]) not in fields]
+        if missing:
+            raise ExtensionFault(f"entry .{missing[0]} is missing", missing=True)
+        configuration = _configuration(fields)
+        instance = fields.get(b"\x06", (0, b""))
+        return cls(
+            ppid=_octets(fields, 1, 16),
+            tcb=_tcb(fields),
+            pce_id=_octets(fields, 3, 2),
+            fmspc=_octets(fields, 4, 6),
+            sgx_type=_number(fields, 5, ENUMERATED),
+            platform_instance_id=instance[1] if (instance[0], len(instance[1])) == (OCTET_STRING, 16) else None,
+            dynamic_platform=_flag(configuration, 1),
+            cached_keys=_flag(configuration, 2),
+            smt_enabled=_flag(configuration, 3),
+        )
 
 
 def find_in_certificate(der: bytes) -> SgxExtension | None:
@@ -105,9 +109,12 @@ def _tcb(fields: _Fields) -> PckTcb:
     tag, body = fields[b"\x02"]
     if tag != SEQUENCE:
         raise ExtensionFault("entry .2 (TCB) is not a sequence")
-    inner = {oid[1:]: value for oid, value in _entries(body) if oid[:1] == b"\x02"}
+    inner = {oid[1:]: value for oid, value in _entries(body, (_TCB_ENTRIES,)) if oid[:1] == b"\x02"}
+    missing = [number for number in range(1, _TCB_ENTRIES + 1) if bytes([number]) not in inner]
+    if missing:
+        raise ExtensionFault(f"entry .2.{missing[0]} is missing", missing=True)
     components = bytes(_number(inner, index, INTEGER) & 0xFF for index in range(1, 17))
-    return PckTcb(components, _number(inner, 17, INTEGER), _octets(inner, 18, 16))
+    return PckTcb(components, _number(inner, 17, INTEGER) & 0xFFFFFFFF, _octets(inner, 18, 16))
 
 
 def _octets(fields: _Fields, number: int, size: int) -> bytes:
@@ -118,41 +125,67 @@ def _octets(fields: _Fields, number: int, size: int) -> bytes:
 
 
 def _number(fields: _Fields, number: int, wanted: int) -> int:
+    """A signed number; one of more than 64 bits is -1, as OpenSSL gives it."""
     tag, value = fields[bytes([number])]
-    if tag != wanted or not 1 <= len(value) <= 4 or value[0] & 0x80:
-        raise ExtensionFault(f"entry .{number} is not a small number")
-    return int.from_bytes(value, "big")
+    if tag != wanted or not value:
+        raise ExtensionFault(f"entry .{number} is not a number")
+    return int.from_bytes(value, "big", signed=True) if len(value) <= 8 else -1
 
 
-def _flag(fields: _Fields, number: int) -> bool | None:
-    for oid, (tag, value) in fields.items():
-        if oid == bytes([7, number]):
-            if tag != BOOLEAN or len(value) != 1:
-                raise ExtensionFault(f"entry .7.{number} is not a boolean")
-            return value != b"\0"
-    return None
+def _configuration(fields: _Fields) -> _Fields:
+    tag, body = fields.get(b"\x07", (0, b""))
+    try:
+        return dict(_entries(body, (3,))) if tag == SEQUENCE else {}
+    except ExtensionFault:
+        return {}
 
 
-def _entries(body: bytes) -> list[tuple[bytes, tuple[int, bytes]]]:
-    """SEQUENCE {OID, value} after SEQUENCE {OID, value}: each OID after Intel's arc, each value's tag and bytes."""
+def _flag(configuration: _Fields, number: int) -> bool | None:
+    tag, value = configuration.get(bytes([7, number]), (0, b""))
+    return value != b"\0" if tag == BOOLEAN and len(value) == 1 else None
+
+
+def _entries(body: bytes, counts: tuple[int, ...]) -> list[tuple[bytes, tuple[int, bytes]]]:
+    """SEQUENCE {OID, value} after SEQUENCE {OID, value}: each OID after Intel's arc, each value's tag and bytes.
+
+    An OID outside of that arc is given as an empty one: entries that are not known are not looked at.
+    """
+    found = _sequence(body)
+    if len(found) not in counts:
+        raise ExtensionFault(f"{len(found)} entries where {' or '.join(map(str, counts))} belong", missing=True)
     entries = []
-    at = 0
-    while at < len(body):
-        tag, start, end = tlv(body, at)
+    for tag, pair in found:
         if tag != SEQUENCE:
             raise ExtensionFault("an entry is not a sequence")
-        oid_start = start + 2
-        oid_end = oid_start + body[start + 1]
-        value_tag, value_start, value_end = tlv(body, oid_end)
-        if body[start] != OID or not body.startswith(_ARC, oid_start) or value_end != end:
-            raise ExtensionFault("an entry is not an OID of Intel's with one value")
-        entries.append((body[oid_start + len(_ARC) : oid_end], (value_tag, body[value_start:value_end])))
-        at = end
+        parts = _sequence(pair)
+        if len(parts) != 2:
+            raise ExtensionFault(f"an entry has {len(parts)} parts, not OID and value", missing=True)
+        (oid_tag, oid), value = parts
+        if oid_tag != OID:
+            raise ExtensionFault("an entry does not start with an OID")
+        entries.append((oid[len(_ARC) :] if oid.startswith(_ARC) else b"", value))
     return entries
 
 
-def _whole(data: bytes, wanted: int) -> bytes:
-    tag, start, end = tlv(data, 0)
-    if tag != wanted or end != len(data):
-        raise ExtensionFault("not one sequence")
+def _sequence(body: bytes) -> list[tuple[int, bytes]]:
+    """Tag and contents of each element, which together fill ``body``."""
+    found = []
+    at = 0
+    try:
+        while at < len(body):
+            tag, start, at = tlv(body, at)
+            found.append((tag, body[start:at]))
+    except IndexError:
+        raise ExtensionFault("DER ends early") from None
+    return found
+
+
+def _outermost(data: bytes) -> bytes:
+    """Contents of the sequence that the value is; what comes after it is not looked at."""
+    try:
+        tag, start, end = tlv(data, 0)
+    except IndexError:
+        raise ExtensionFault("not DER", missing=True) from None
+    if tag != SEQUENCE:
+        raise ExtensionFault("not a sequence")
     return data[start:end]

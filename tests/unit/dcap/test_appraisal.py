@@ -237,7 +237,8 @@ def test_every_setting_is_exercised_here() -> None:
                 assert item.name in source, f"{section.name}.{item.name} has no test"
 
 
-#: Settings that no vector can show: named so that the test above counts them, tested below.
+#: Settings that no vector can show: named so that the test above counts them, tested below (require_named_pck beside
+#: the forms of certification data).
 FORM = ("require_low_s", "require_qe_report_data_tail", "require_reserved_header", "check_xfam_fixed_bits")
 
 
