@@ -66,7 +66,7 @@ class Cert:
     without: set[str] = field(default_factory=set)
     sgx: bytes | None = None
     country: str = "US"
-    hash: hashes.HashAlgorithm = field(default_factory=hashes.SHA256)
+    hash: hashes.SHA256 | hashes.SHA384 = field(default_factory=hashes.SHA256)
     patch: Bytes | None = None
 
     def der(self) -> bytes:

@@ -193,9 +193,9 @@ def quotes() -> Iterator[tuple[str, Change]]:
         having(None, trailing=b"x" * 9, patches={"auth_size": lambda size: size + 9}),
     )
     for delta in (-2000, -1, 1, 1 << 30):
-        yield f"authentication data size {delta:+}", patched("auth_size", lambda size, delta=delta: size + delta)
+        yield f"authentication data size {delta:+}", patched("auth_size", _plus(delta))
     for size in (0, 47, 53, 100, 701, 705, 1019, 1020, 1021, 1300, 3000):
-        yield f"quote cut to {size}", patched("quote", lambda quote, size=size: quote[:size])
+        yield f"quote cut to {size}", patched("quote", _cut(size))
     for name, patch in (("followed", lambda data: data + b"\0"), ("cut", lambda data: data[:-1])):
         yield f"QE certification {name}", patched("qe_certification", patch)
     for part, (name, change) in itertools.product(("qe_signature", "quote_signature"), _SIGNATURES.items()):
@@ -203,7 +203,7 @@ def quotes() -> Iterator[tuple[str, Change]]:
     for name in ("zero", "all ones", "changed"):
         yield f"attestation key {name}", patched("attestation_key", _SIGNATURES[name])
     for kind in range(6):
-        yield f"body type {kind}", patched("signed", lambda data, kind=kind: data[:48] + bytes([kind]) + data[49:])
+        yield f"body type {kind}", patched("signed", _body_type(kind))
     yield "body size", patched("signed", lambda data: data[:50] + b"\x89" + data[51:])
 
 
@@ -216,13 +216,25 @@ _SIGNATURES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+def _plus(delta: int) -> Callable[[int], int]:
+    return lambda size: size + delta
+
+
+def _cut(size: int) -> Callable[[bytes], bytes]:
+    return lambda quote: quote[:size]
+
+
+def _body_type(kind: int) -> Callable[[bytes], bytes]:
+    return lambda data: data[:48] + bytes([kind]) + data[49:]
+
+
 def modules() -> Iterator[tuple[str, Change]]:
     """TDX module versions at launch and now, against the identities and the platform's levels."""
     for launch, now in itertools.product(((1, 1), (2, 1), (5, 1), (6, 1), (6, 0), (4, 3), (9, 5)), repeat=2):
         yield f"module {launch} then {now}", _modules(launch, now)
     for svn in (0, 1, 2, 3, 255):
-        yield f"TEE_TCB_SVN[2] is {svn}", lambda forge, svn=svn: forge.body.update({2: bytes([svn])})
-        yield f"TEE_TCB_SVN2[2] is {svn}", lambda forge, svn=svn: forge.body.update({586: bytes([svn])})
+        yield f"TEE_TCB_SVN[2] is {svn}", placed("body", 2, bytes([svn]))
+        yield f"TEE_TCB_SVN2[2] is {svn}", placed("body", 586, bytes([svn]))
     yield "module signer", placed("body", 64, b"\x12")
     yield "SEAM attributes", placed("body", 112, b"\x01")
 
@@ -231,7 +243,7 @@ def _modules(launch: tuple[int, int], now: tuple[int, int]) -> Change:
     return lambda forge: forge.body.update({0: bytes(launch), 584: bytes(now)})
 
 
-_WRONG = (None, True, -1, 1.5, 1 << 32, "", "x", [], {}, [1])
+_WRONG: tuple[Any, ...] = (None, True, -1, 1.5, 1 << 32, "", "x", [], {}, [1])
 _DATES = (
     "2025-11-12", "2025-11-12T00:00:00", "2025-13-12T00:00:00Z", "2025-11-12T24:00:00Z", "1969-01-01T00:00:00Z",
     "2025-11-12T00:00:00.0Z", "2025-11-12T00:00:00+00:00", "9999-12-31T23:59:59Z", "2025-02-30T00:00:00Z",
