@@ -16,7 +16,7 @@ from tdxstack.attest.attestation import Attestation
 from tdxstack.attest.evidence import Evidence
 from tdxstack.attest.running import fresh_evidence, judged
 from tdxstack.errors import TdxStackError, UsageError
-from tdxstack.image import build_image
+from tdxstack.image import build_image, by_sudo
 from tdxstack.image.builder import plan_build
 from tdxstack.image.firmware import FirmwareFile, cached_firmware, default_firmware, firmware_file
 from tdxstack.image.store import find_by_key
@@ -53,6 +53,8 @@ class Request:
 
 def spec_for(request: Request, platform: Platform, name: str, firmware: FirmwareFile, progress: Progress) -> TdSpec:
     """The TD's specification; builds the guest image if it is not there yet."""
+    if by_sudo.needed() and not find_by_key(plan_build(request.recipe).key):
+        by_sudo.build(request.recipe, progress)
     image = build_image(request.recipe, progress=progress)
     cmdline = request.cmdline if request.cmdline is not None else image.default_cmdline
     return TdSpec(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tdxstack.errors import LockHeld, SystemFault, UsageError
+from tdxstack.image.by_sudo import hand_over
 from tdxstack.image.guest_bundle import guest_bundle
 from tdxstack.image.mirror import configured_mirror
 from tdxstack.image.mkosi_config import PACKAGE_CACHE, REPOSITORY, kernel_command_line, render
@@ -179,6 +180,7 @@ def _collect(plan: Plan, work: Path) -> Image:
     if target.exists():
         tag = hashlib.sha256(f"{plan.key} {manifest['created']}".encode()).hexdigest()[:12]
         target = target.with_name(f"{plan.recipe.name}-{tag}")
+    hand_over(ready, paths.images())
     ready.rename(target)
     sync_directory(target.parent)
     return read_image(target)

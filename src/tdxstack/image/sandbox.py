@@ -62,8 +62,13 @@ def entered(tree: Path, binds: Mapping[Path, str], argv: Sequence[str]) -> list[
 
 def clean_environment() -> dict[str, str]:
     """What a build sees of our environment: a plain PATH, and the proxies."""
-    proxies = {name: os.environ[name] for name in _PROXIES if name in os.environ}
-    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", **proxies}
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return {"PATH": path, "LC_ALL": "C.UTF-8", **proxies()}
+
+
+def proxies() -> dict[str, str]:
+    """The proxies of our environment."""
+    return {name: os.environ[name] for name in _PROXIES if name in os.environ}
 
 
 def run_logged(argv: Sequence[str], log: Path, on_line: Progress, *, home: Path) -> None:
