@@ -51,7 +51,10 @@ become_root() { # run this script again as root, unless we are
         fail "missing packages: $1" "run as root: $0 (or install sudo)"
     say "installing packages needs root: sudo may ask for your password"
     # shellcheck disable=SC2086
-    exec sudo TDXSTACK_LOCK_TIMEOUT="${TDXSTACK_LOCK_TIMEOUT:-}" "$0" $ARGUMENTS
+    sudo TDXSTACK_LOCK_TIMEOUT="${TDXSTACK_LOCK_TIMEOUT:-}" "$0" $ARGUMENTS && exit
+    status=$?
+    printf '  next: if it was sudo that refused, run this as root: %s\n' "$0" >&2
+    exit $status
 }
 
 apt() { # apt-get, quiet; its talk goes to $log as well

@@ -97,3 +97,4 @@ def test_without_root_or_sudo(machine: Machine) -> None:
     done = machine.run()
     assert done.returncode == 9
     assert "sudo may ask" in done.stderr
+    assert "next: if it was sudo that refused, run this as root" in done.stderr
