@@ -26,10 +26,12 @@ class FirmwareBlobs:
     """fw_cfg files by name, as the firmware reads them: ACPI loader script and its blobs, SMBIOS tables, settings.
 
     They depend on QEMU's version, the machine and its devices, and for ACPI on what the firmware did to PCI.
+    ``boot_options`` are BootOrder and the Boot#### variables it lists, in its order, where the firmware was run.
     """
 
     files: tuple[tuple[str, bytes], ...]
     source: str = "files"
+    boot_options: tuple[tuple[str, bytes], ...] = ()
 
     def get(self, name: str) -> bytes | None:
         """One file's content, or None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tdxstack.measure.blobs import FirmwareBlobs
+from tdxstack.measure.boot_disk import BootDisk
 from tdxstack.measure.firmware import FirmwareFacts, FirmwareProfile
 from tdxstack.measure.mrtd import MrtdOrder
 from tdxstack.wire.efi.varstore import Variable
@@ -23,12 +24,12 @@ class ImaSettings:
 
 @dataclass(frozen=True, slots=True)
 class PredictionInputs:
-    """Everything that decides the registers of a direct boot. Blobs, not files: nothing is read from anywhere.
+    """Everything that decides the registers of a boot: blobs, not files; the disk is read by its reader alone.
 
     Args:
         firmware: the firmware file.
         memory_bytes: RAM of the TD.
-        kernel: the kernel file, or None if the boot is not a direct one.
+        kernel: the kernel file of a direct boot, or None for a boot from the disk.
         initrd: the initrd file, or None.
         cmdline: the kernel's command line as given to QEMU.
         blobs: what QEMU offers over fw_cfg; None if unknown.
@@ -37,6 +38,7 @@ class PredictionInputs:
         variables: UEFI variables at boot; None takes those in the firmware file.
         ima: IMA settings of a guest whose entries are extended into RTMR2 (software platform); None: they are not.
         mrtd_order: of the stack that launches the TD.
+        disk: the TD's first disk, if it has one.
     """
 
     firmware: bytes
@@ -50,6 +52,12 @@ class PredictionInputs:
     variables: tuple[Variable, ...] | None = None
     ima: ImaSettings | None = None
     mrtd_order: MrtdOrder = MrtdOrder.SINGLE_PASS
+    disk: BootDisk | None = None
+
+    @property
+    def blobs_source(self) -> str:
+        """Where the blobs are from, in words."""
+        return "nowhere" if self.blobs is None else self.blobs.source
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,17 @@ they exist or not; edk2 ``AuthVariableLib`` for how SecureBoot follows from PK a
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from tdxstack.errors import WireError
+from tdxstack.measure.shim import SHIM_LOCK, Shim
+from tdxstack.measure.trace import Trace
 from tdxstack.wire.efi.signatures import CERT_X509, Signature, read_lists
 from tdxstack.wire.efi.variable import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, VariableData
 from tdxstack.wire.efi.varstore import Variable, VariableStore
 from tdxstack.wire.pe import PeImage
+from tdxstack.wire.tcg import EventType
 
 SECURE_BOOT_ENABLE = UUID("f0a30bc7-af08-4556-99c4-001009c93a44")
 _MEASURED = (
@@ -69,12 +73,14 @@ def authority_of(image: bytes, firmware: bytes, variables: tuple[Variable, ...] 
     Raises:
         WireError: the image is no PE image, or db is damaged.
     """
+    entry = _signer(image, _entries(firmware, variables))
+    return None if entry is None else VariableData(IMAGE_SECURITY_DATABASE, "db", entry.to_bytes())
+
+
+def _signer(image: bytes, entries: list[Signature]) -> Signature | None:
     table, size = PeImage.from_bytes(image).certificate_table
     signature = image[table : table + size]
-    for entry in _entries(firmware, variables):
-        if signature and entry.data in signature:
-            return VariableData(IMAGE_SECURITY_DATABASE, "db", entry.to_bytes())
-    return None
+    return next((entry for entry in entries if signature and entry.data in signature), None)
 
 
 def _entries(firmware: bytes, variables: tuple[Variable, ...] | None) -> list[Signature]:
@@ -84,3 +90,64 @@ def _entries(firmware: bytes, variables: tuple[Variable, ...] | None) -> list[Si
     return [
         one for value in values for group in read_lists(value) if group.type == CERT_X509 for one in group.signatures
     ]
+
+
+@dataclass(slots=True)
+class SecureBootTrust:
+    """Who vouches for what is started while secure boot is on. Firmware and shim each measure an entry once."""
+
+    entries: list[Signature]
+    vendor: bytes = b""
+    _measured: set[tuple[str, bytes]] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, firmware: bytes, variables: tuple[Variable, ...] | None, *, capable: bool) -> SecureBootTrust | None:
+        """What a firmware trusts, or None where secure boot is off.
+
+        Raises:
+            WireError: db is damaged.
+        """
+        return cls(_entries(firmware, variables)) if is_on(firmware, variables, capable=capable) else None
+
+    def firmware_verifies(self, trace: Trace, image: bytes, unknown: str | None = None) -> None:
+        """The event of the firmware's check of an image; ``unknown`` says why it is not known, if so.
+
+        Raises:
+            WireError: no PE image.
+        """
+        why = "the db entry that vouches for the image's signature"
+        entry = None if unknown else _signer(image, self.entries)
+        if entry is None:
+            why = unknown or "unknown because no certificate in db is the image's signer: the firmware refuses it"
+            trace.add(7, EventType.EV_EFI_VARIABLE_AUTHORITY, None, "authority", why)
+            return
+        self._once(trace, "firmware", VariableData(IMAGE_SECURITY_DATABASE, "db", entry.to_bytes()), why)
+
+    def shim_verifies(self, trace: Trace, image: bytes, shim: Shim | None) -> None:
+        """The event of shim's check of an image: by db, else by the vendor's key, which is in its MokListRT.
+
+        Args:
+            shim: when its second stage is checked; None for what that stage has it check.
+
+        Raises:
+            WireError: no PE image.
+        """
+        if shim is not None:
+            self.vendor = shim.vendor_authorized
+        entry = _signer(image, self.entries)
+        vendor = _signer(image, [Signature(SHIM_LOCK, self.vendor)] if self.vendor else [])
+        if entry is not None:
+            found = VariableData(IMAGE_SECURITY_DATABASE, "db", entry.data)
+            self._once(trace, "shim", found, "the db entry by which shim accepts the image")
+        elif vendor is not None:
+            found = VariableData(SHIM_LOCK, "MokListRT", vendor.data)
+            self._once(trace, "shim", found, "the vendor's key, by which shim accepts the image")
+        else:
+            why = "unknown because neither db nor shim's vendor key is the image's signer: shim refuses it"
+            trace.add(7, EventType.EV_EFI_VARIABLE_AUTHORITY, None, "authority", why)
+
+    def _once(self, trace: Trace, who: str, authority: VariableData, why: str) -> None:
+        data = authority.to_bytes()
+        if (who, data) not in self._measured:
+            self._measured.add((who, data))
+            trace.add(7, EventType.EV_EFI_VARIABLE_AUTHORITY, data, "authority", why)

@@ -1,8 +1,9 @@
-"""ACPI tables, SMBIOS tables and firmware settings of a machine, without starting the machine.
+"""ACPI tables, SMBIOS tables, firmware settings and boot options of a machine, without starting the machine.
 
 The same firmware runs on stock QEMU with the same devices, under TCG and with nothing behind the devices, until it
-starts a kernel; then QEMU's fw_cfg holds what the firmware read, and is read over qtest. Results are cached by QEMU's
-version, the shape of the argument list and the firmware's digest: the first run takes some seconds.
+starts a kernel (or what stands in for the boot loader, where the machine boots from a disk); then QEMU's fw_cfg holds
+what the firmware read, and is read over qtest, and the machine's memory holds the firmware's variables. Results are
+cached by QEMU's version, the shape of the argument list and the firmware's digest: the first run takes some seconds.
 """
 
 from __future__ import annotations
@@ -17,28 +18,40 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tdxstack.errors import PlatformMissing, SystemFault, WireError
 from tdxstack.measure.blobs import LOADER, MEASURED_ITEMS, SMBIOS_TABLES, FirmwareBlobs
 from tdxstack.system import files, paths, process
+from tdxstack.vm.marker_disk import marker_disk
 from tdxstack.vm.marker_kernel import marker_kernel
 from tdxstack.vm.probe_argv import probe_argv, shape
+from tdxstack.vm.probe_memory import boot_options, options_of
 from tdxstack.vm.qtest import FwCfgReader
 from tdxstack.wire.acpi import allocated_files
 from tdxstack.wire.efi.varstore import VariableStore
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+_KEYS = ("PK", "KEK", "db", "dbx", "dbt", "dbr", "SecureBootEnable", "CustomMode")
 _BOOT_MENU_ITEM = 0x000E
 _WANTED = ("etc/smbios/smbios-anchor", SMBIOS_TABLES, "etc/boot/kernel", *(name for name, _ in MEASURED_ITEMS))
 
 
-def probe(argv: Sequence[str], firmware: bytes, *, timeout: float = 60.0, cache: bool = True) -> FirmwareBlobs:
+def probe(
+    argv: Sequence[str],
+    firmware: bytes,
+    *,
+    variables: bytes | None = None,
+    timeout: float = 60.0,
+    cache: bool = True,
+) -> FirmwareBlobs:
     """The blobs of the machine that ``argv`` starts, from the cache or from a run of its firmware.
 
     Args:
         argv: the machine's argument list, the QEMU binary first.
         firmware: the firmware file's content.
+        variables: the file in which the firmware has kept its variables on the machine's disk, if there is one.
         timeout: seconds the run may take.
         cache: use and fill the cache.
 
@@ -46,53 +59,64 @@ def probe(argv: Sequence[str], firmware: bytes, *, timeout: float = 60.0, cache:
         PlatformMissing: the machine is not one whose firmware can be run here.
         SystemFault: QEMU or swtpm failed, or the firmware did not start a kernel in time.
     """
-    key = cache_key(argv, firmware)
+    key = cache_key(argv, firmware, variables)
     path = paths.cache() / "firmware-blobs" / f"{key}.json"
     if cache and (known := _load(path)) is not None:
         return known
-    if "-kernel" not in argv:
-        raise PlatformMissing(
-            "the firmware can only be probed with a kernel", hint="give the machine a kernel, or the blobs as files"
-        )
-    blobs = _run(argv, firmware, timeout)
+    if "-kernel" not in argv and not {"-blockdev", "-drive"} & set(argv):
+        hint = "give the machine a kernel or a disk, or the blobs as files"
+        raise PlatformMissing("the firmware can only be probed where it has something to start", hint=hint)
+    blobs = _run(argv, firmware, variables, timeout)
     if cache:
         files.private_directory(path.parent)
         files.write_atomic(path, _dump(blobs))
     return blobs
 
 
-def cache_key(argv: Sequence[str], firmware: bytes) -> str:
+def cache_key(argv: Sequence[str], firmware: bytes, variables: bytes | None = None) -> str:
     """Digest of all that the blobs depend on."""
     version = process.run([argv[0], "--version"], timeout=20).text.splitlines()[0]
-    facts = [CACHE_VERSION, version, shape(argv)[1:], hashlib.sha256(firmware).hexdigest()]
+    digests = [hashlib.sha256(data).hexdigest() for data in (firmware, variables or b"")]
+    facts = [CACHE_VERSION, version, shape(argv)[1:], *digests]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _run(argv: Sequence[str], firmware: bytes, timeout: float) -> FirmwareBlobs:
+def _run(argv: Sequence[str], firmware: bytes, variables: bytes | None, timeout: float) -> FirmwareBlobs:
     deadline = time.monotonic() + timeout
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tdxstack-probe-")))
-        (directory / "firmware.fd").write_bytes(without_variables(firmware))
-        (directory / "kernel").write_bytes(marker_kernel())
+        (directory / "firmware.fd").write_bytes(without_keys(firmware))
+        kernel = directory / "kernel" if "-kernel" in argv else None
+        if kernel is not None:
+            kernel.write_bytes(marker_kernel())
+        else:
+            (directory / "disk").write_bytes(marker_disk(marker_kernel(), variables))
         if "-tpmdev" in argv:
             stack.enter_context(_swtpm(directory, deadline))
-        words = probe_argv(argv, firmware=directory / "firmware.fd", kernel=directory / "kernel", directory=directory)
+        words = probe_argv(argv, firmware=directory / "firmware.fd", kernel=kernel, directory=directory)
         qemu = stack.enter_context(_started(words, directory / "qemu.log"))
         _wait_for_socket(directory / "qmp.sock", qemu, directory / "qemu.log", deadline)
         _wait_for_shutdown(directory / "qmp.sock", qemu, directory / "qemu.log", deadline)
         with FwCfgReader(directory / "qtest.sock") as reader:
-            return _collect(reader)
+            return replace(_collect(reader), boot_options=_boot_options(directory))
 
 
-def without_variables(firmware: bytes) -> bytes:
-    """The firmware with an empty variable store, so that it takes the probe's unsigned kernel.
+def _boot_options(directory: Path) -> tuple[tuple[str, bytes], ...]:
+    """From the flash device, if the firmware keeps its variables there, else from memory."""
+    return options_of((directory / "firmware.fd").read_bytes()) or boot_options(directory / "ram")
 
-    No table depends on variables. A file without a store is returned as it is.
+
+def without_keys(firmware: bytes) -> bytes:
+    """The firmware without secure boot keys, so that it takes the probe's unsigned kernel.
+
+    No table and no boot option depends on them. A file without a variable store is returned as it is.
     """
     try:
-        return VariableStore.from_bytes(firmware).written(firmware, ())
+        store = VariableStore.from_bytes(firmware)
     except WireError:
         return firmware
+    kept = tuple(one for one in store.variables if one.name not in _KEYS)
+    return firmware if kept == store.variables else store.written(firmware, kept)
 
 
 def _collect(reader: FwCfgReader) -> FirmwareBlobs:
@@ -167,16 +191,22 @@ def _check(child: process.Child, log: Path, deadline: float) -> None:
 
 
 def _dump(blobs: FirmwareBlobs) -> str:
-    return json.dumps({name: base64.b64encode(content).decode() for name, content in blobs.files})
+    members = {"files": blobs.files, "boot_options": blobs.boot_options}
+    return json.dumps(
+        {key: {name: base64.b64encode(data).decode() for name, data in of} for key, of in members.items()}
+    )
 
 
 def _load(path: Path) -> FirmwareBlobs | None:
     try:
         known = json.loads(path.read_text())
-        pairs = tuple((str(name), base64.b64decode(text, validate=True)) for name, text in known.items())
-    except (OSError, ValueError, AttributeError):
+        found, options = (
+            tuple((str(name), base64.b64decode(text, validate=True)) for name, text in known[key].items())
+            for key in ("files", "boot_options")
+        )
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return None
-    return FirmwareBlobs(pairs, source="firmware run on QEMU (cached)")
+    return FirmwareBlobs(found, source="firmware run on QEMU (cached)", boot_options=options)
 
 
 def forget() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tdxstack.errors import SystemFault
+from tdxstack.errors import SystemFault, WireError
 from tdxstack.system.process import run
+from tdxstack.wire.block import ReadAt
+from tdxstack.wire.qcow2 import Qcow2
 
 QCOW2_MAGIC = b"QFI\xfb"
 QEMU_IMG_TIMEOUT = 120.0
+MAX_CHAIN = 16
 
 
 def image_format(path: Path) -> str:
@@ -36,3 +42,34 @@ def make_overlay(image: Path, overlay: Path) -> None:
         raise SystemFault(f"cannot make {overlay}: {error.strerror}", hint=f"df -h {overlay.parent}") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[ReadAt]:
+    """A reader of a raw or qcow2 image's content, backing files included. It takes no lock.
+
+    Raises:
+        SystemFault: a file cannot be read.
+        WireError: a damaged qcow2 image.
+    """
+    with ExitStack() as files:
+        yield _reader(path, files, MAX_CHAIN)
+
+
+def _reader(path: Path, files: ExitStack, depth: int) -> ReadAt:
+    if depth == 0:
+        raise WireError("qcow2", "backing_file", 8, f"a chain of more than {MAX_CHAIN} images")
+    kind = image_format(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    files.callback(os.close, descriptor)
+
+    def read_file(offset: int, length: int) -> bytes:
+        # What a damaged image asks for beyond any file's end is not there.
+        return os.pread(descriptor, length, offset) if 0 <= offset < 1 << 62 else b""
+
+    if kind == "raw":
+        return read_file
+    image = Qcow2(read_file)
+    if image.backing_name is not None:
+        image.backing = _reader(path.parent / image.backing_name.removeprefix("file:"), files, depth - 1)
+    return image.read

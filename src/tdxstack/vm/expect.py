@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tdxstack.errors import UsageError
 from tdxstack.measure import FirmwareBlobs, Prediction, PredictionInputs, predict
+from tdxstack.measure.boot_disk import BootDisk
 from tdxstack.measure.mrtd import MrtdOrder
 from tdxstack.vm import choose
 from tdxstack.vm.acpi_probe import probe
+from tdxstack.vm.disk import opened
 from tdxstack.vm.firmware_facts import facts_of, needs_smm
 from tdxstack.vm.qemu import argv
 from tdxstack.vm.qemu.launch import Launch
@@ -49,6 +52,7 @@ def expect(
     profile: str | None = None,
     order: MrtdOrder = MrtdOrder.SINGLE_PASS,
     blobs: FirmwareBlobs | None = None,
+    disk: Path | None = None,
     cache: bool = True,
 ) -> Prediction:
     """Predict the registers of a TD.
@@ -58,34 +62,49 @@ def expect(
         profile: firmware profile or platform; by default the specification's platform with the release detected.
         order: in which the launching stack measures the firmware's pages.
         blobs: what QEMU offers the firmware; probed where not given.
+        disk: the disk as it stands (a TD's overlay); by default the specification's image.
         cache: use and fill the cache of probed blobs.
 
     Raises:
         UsageError: a file is missing.
         PlatformMissing: no firmware, or QEMU cannot be probed.
-        WireError: the firmware is no TDVF, or the kernel no bzImage.
+        WireError: the firmware is no TDVF, the kernel no bzImage, or the disk is damaged.
     """
     path = choose.firmware(spec)
     if path is None:
         raise UsageError("a legacy machine has no measured boot", hint="use a TD (type td) or UEFI firmware")
     firmware = read(path)
     direct = spec.boot is not Boot.GRUB and spec.kernel is not None
-    if direct and blobs is None:
-        blobs = probe(machine_argv(spec, path), firmware, cache=cache)
     platform = "tdx" if choose.dialect(spec).hardware else "software"
-    return predict(
-        PredictionInputs(
-            firmware=firmware,
-            memory_bytes=spec.memory,
-            kernel=read(spec.kernel) if direct and spec.kernel else None,
-            initrd=read(spec.initrd) if direct and spec.initrd else None,
-            cmdline=argv.kernel_cmdline(spec),
-            blobs=blobs,
-            facts=facts_of(firmware, cache=cache),
-            profile=profile or platform,
-            mrtd_order=order,
+    with _boot_disk(spec, disk) as boot_disk:
+        if blobs is None and (direct or boot_disk is not None):
+            variables = boot_disk.variables_file() if boot_disk is not None and not direct else None
+            blobs = probe(machine_argv(spec, path), firmware, variables=variables, cache=cache)
+        return predict(
+            PredictionInputs(
+                firmware=firmware,
+                memory_bytes=spec.memory,
+                kernel=read(spec.kernel) if direct and spec.kernel else None,
+                initrd=read(spec.initrd) if direct and spec.initrd else None,
+                cmdline=argv.kernel_cmdline(spec) if direct else "",
+                blobs=blobs,
+                facts=facts_of(firmware, cache=cache),
+                profile=profile or platform,
+                mrtd_order=order,
+                disk=boot_disk,
+            )
         )
-    )
+
+
+@contextmanager
+def _boot_disk(spec: TdSpec, disk: Path | None) -> Iterator[BootDisk | None]:
+    """The TD's disk: the file that is given, else the image it is made from. None for one that does not exist."""
+    place = disk or spec.image
+    if place is None or not place.is_file():
+        yield None
+        return
+    with opened(place) as reader:
+        yield BootDisk(reader)
 
 
 def read(path: Path) -> bytes:

@@ -31,6 +31,7 @@ _DROPPED = {
     ),
 }
 #: Properties of -machine that only a confidential guest or KVM has.
+_MEMORY = "probe-ram"
 _MACHINE_DROPPED = ("confidential-guest-support", "kernel_irqchip", "kernel-irqchip", "accel", "memory-backend")
 
 
@@ -40,12 +41,14 @@ def probe_argv(argv: Sequence[str], *, firmware: Path, kernel: Path | None, dire
     Args:
         argv: the machine's own argument list, the QEMU binary first.
         firmware: the firmware file to run.
-        kernel: what stands in for the machine's kernel, or None for a machine without ``-kernel``.
-        directory: where the sockets ``qmp.sock``, ``qtest.sock`` and ``swtpm.sock`` are.
+        kernel: what stands in for the machine's kernel, or None for a machine without ``-kernel``, whose disks are
+            ``disk`` in ``directory`` then.
+        directory: where the sockets ``qmp.sock``, ``qtest.sock`` and ``swtpm.sock`` are, and the memory, ``ram``.
     """
     words = [argv[0], "-name", "firmware-probe", "-display", "none", "-accel", "tcg"]
     has_tpm = any(option == "-tpmdev" for option in argv)
     tpm_chardev = _tpm_chardev(argv)
+    disk = directory / "disk" if kernel is None else None
     position = 1
     while position < len(argv):
         option = argv[position].replace("--", "-", 1)
@@ -55,11 +58,13 @@ def probe_argv(argv: Sequence[str], *, firmware: Path, kernel: Path | None, dire
             position += 1 + _DROPPED[option]
             continue
         value = argv[position + 1] if position + 1 < len(argv) and not argv[position + 1].startswith("-") else None
-        words += _translated(option, value, tpm_chardev)
+        words += _translated(option, value, tpm_chardev, disk)
         position += 1 if value is None else 2
     flash = any(option == "-drive" and _is_flash(value) for option, value in pairwise(argv))
     words += ["-drive", f"if=pflash,format=raw,unit=0,file={firmware}"] if flash else ["-bios", str(firmware)]
-    words += ["-no-shutdown", "-no-reboot"]
+    # The memory is a file, so that the firmware's variables can be read out of it.
+    ram = f"memory-backend-file,id={_MEMORY},size={_memory_size(argv)},share=on,mem-path={directory / 'ram'}"
+    words += ["-object", ram, "-no-shutdown", "-no-reboot"]
     if kernel is not None:
         words += ["-kernel", str(kernel), "-append", "probe"]
     if has_tpm:
@@ -86,6 +91,13 @@ def _properties(value: str) -> dict[str, str]:
     return found
 
 
+def _memory_size(argv: Sequence[str]) -> str:
+    """The size behind ``-m``, as QEMU reads it: in MiB where no unit is given; 128 MiB by default."""
+    size = next((_properties(value) for option, value in pairwise(argv) if option == "-m"), {})
+    text = size.get("size") or size.get("") or "128"
+    return f"{text}M" if text.isdecimal() else text
+
+
 def _tpm_chardev(argv: Sequence[str]) -> str:
     for option, value in pairwise(argv):
         if option == "-tpmdev":
@@ -93,12 +105,12 @@ def _tpm_chardev(argv: Sequence[str]) -> str:
     return ""
 
 
-def _translated(option: str, value: str | None, tpm_chardev: str) -> list[str]:
+def _translated(option: str, value: str | None, tpm_chardev: str, disk: Path | None) -> list[str]:
     if value is None:
         return [option]
     if option in {"-machine", "-M"}:
         parts = [part for part in value.split(",") if part.partition("=")[0] not in _MACHINE_DROPPED]
-        return [option, ",".join(parts)]
+        return [option, ",".join([*parts, f"memory-backend={_MEMORY}"])]
     if option == "-cpu":
         return [option, re.sub(r"^host\b", "max", value)]
     if option == "-chardev":
@@ -108,7 +120,7 @@ def _translated(option: str, value: str | None, tpm_chardev: str) -> list[str]:
         number = sum(_properties(value).get("id", "").encode())
         return [option, f"hubport,id={_properties(value).get('id', '')},hubid={number}"]
     if option in ("-blockdev", "-drive"):
-        return _disk(option, value)
+        return _disk(option, value, disk)
     if option == "-serial" and value != "none":
         return [option, "null"]
     if option == "-fw_cfg":
@@ -121,17 +133,20 @@ def _is_flash(value: str) -> bool:
     return _properties(value).get("if") == "pflash"
 
 
-def _disk(option: str, value: str) -> list[str]:
+def _disk(option: str, value: str, disk: Path | None) -> list[str]:
+    """An empty disk; or, for a machine that boots from one, a file that all of its disks share."""
     if option == "-drive" and _is_flash(value):
         return []
-    if option == "-blockdev" and value.startswith("{"):
-        node = json.loads(value).get("node-name", "")
-        return [option, f"null-co,node-name={node},read-zeroes=on,size=1073741824"]
-    facts = _properties(value)
+    if disk is None:
+        backing = "driver=null-co,read-zeroes=on,size=1073741824"
+    else:
+        backing = f"driver=raw,file.driver=file,file.locking=off,file.filename={str(disk).replace(',', ',,')}"
     if option == "-blockdev":
-        return [option, f"null-co,node-name={facts.get('node-name', '')},read-zeroes=on,size=1073741824"]
+        node = json.loads(value) if value.startswith("{") else _properties(value)
+        return [option, f"{backing},node-name={node.get('node-name', '')}"]
+    facts = _properties(value)
     kept = [f"{key}={facts[key]}" for key in ("if", "id", "index", "bus", "unit", "media") if key in facts]
-    return [option, ",".join([*kept, "driver=null-co", "read-zeroes=on", "size=1073741824"])]
+    return [option, ",".join([*kept, backing])]
 
 
 def _object(value: str) -> list[str]:

@@ -135,10 +135,20 @@ def test_what_is_not_known_is_said() -> None:
     assert diff(prediction, log_of(predict(inputs()))) is not None
 
 
-def test_without_a_kernel_only_the_launch_is_known() -> None:
+def test_without_kernel_and_disk_what_the_firmware_starts_is_unknown() -> None:
     prediction = predict(inputs(kernel=None))
-    assert [event.name for event in prediction.events if event.digest] == ["TD HOB", "configuration volume"]
+    assert [event.name for event in prediction.events if event.digest is None] == [
+        "variable BootOrder",
+        "boot loader",
+        "operating system",
+    ]
     assert all(prediction.reasons[number] for number in range(3))
+
+
+def test_boot_options_of_the_firmwares_run_take_precedence() -> None:
+    blobs = replace(recorded_blobs(), boot_options=(("BootOrder", b"\7\0"), ("Boot0007", b"option")))
+    names = [event.name for event in predict(inputs(blobs=blobs)).of_register(0)]
+    assert [name for name in names if name.startswith("variable Boot")] == ["variable BootOrder", "variable Boot0007"]
 
 
 def test_a_firmware_that_measures_nothing() -> None:

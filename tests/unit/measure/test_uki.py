@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from dataclasses import replace
 
 import pytest
 
+from pe_image import image
 from recorded_boot import inputs
 from tdxstack.errors import WireError
 from tdxstack.measure import predict
@@ -17,21 +17,6 @@ from tdxstack.wire.pe import authenticode
 
 STUB = b"#### LoaderInfo: systemd-stub 257.13 ####\0" + "os-release".encode("utf-16-le")
 OS_RELEASE = b'PRETTY_NAME="Test"\nID=test\n'
-
-
-def image(*sections: tuple[str, bytes]) -> bytes:
-    """A PE image with these sections."""
-    headers = bytearray(marker_kernel()[:0x1000])
-    struct.pack_into("<H", headers, 0x400 + 6, len(sections))
-    body = b""
-    for number, (name, content) in enumerate(sections):
-        raw = content + bytes(-len(content) % 512)
-        entry = struct.pack(
-            "<8sIIIIIIHHI", name.encode(), len(content), 0, len(raw), 0x1000 + len(body), 0, 0, 0, 0, 0
-        )
-        headers[0x400 + 264 + 40 * number : 0x400 + 264 + 40 * (number + 1)] = entry
-        body += raw
-    return bytes(headers) + body
 
 
 SECTIONS = (

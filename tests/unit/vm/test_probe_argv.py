@@ -36,7 +36,7 @@ def test_what_shapes_the_tables_stays() -> None:
         ("-smp", "2"),
         ("-m", "2048M"),
         ("-cpu", "max,la57=off"),
-        ("-machine", "q35,hpet=off"),
+        ("-machine", "q35,hpet=off,memory-backend=probe-ram"),
         ("-device", "virtio-blk-pci,drive=disk0"),
         ("-device", "virtio-net-pci,netdev=net0,mac=52:54:00:00:00:01"),
         ("-device", "tpm-crb,tpmdev=tpm0"),
@@ -51,13 +51,27 @@ def test_what_shapes_the_tables_stays() -> None:
         assert any(words[n : n + 2] == [option, value] for n in range(len(words))), (option, value)
 
 
+def test_memory_is_a_file_of_the_machines_size() -> None:
+    assert "memory-backend-file,id=probe-ram,size=2048M,share=on,mem-path=" in " ".join(probed())
+
+
 def test_nothing_reaches_the_outside() -> None:
     text = " ".join(probed())
-    for gone in ("/real/", "/run/", "/secret", "hostfwd", '"filename"', "kvm", "tdx-guest", "memory-backend", " -S "):
+    for gone in (
+        "/real/",
+        "/run/",
+        "/secret",
+        "hostfwd",
+        '"filename"',
+        "kvm",
+        "tdx-guest",
+        "memory-backend-memfd",
+        " -S ",
+    ):
         assert gone not in text, gone
     assert "null,id=agent" in text
     assert "hubport,id=net0" in text
-    assert "null-co,node-name=disk0" in text
+    assert "driver=null-co,read-zeroes=on,size=1073741824,node-name=disk0" in text
     assert "socket,id=tpm,path=/p/swtpm.sock" in text
 
 

@@ -38,6 +38,9 @@ def _add_predict(verbs: Any) -> None:
     what.add_argument("--kernel", type=Path, metavar="F", help="kernel of a direct boot")
     what.add_argument("--initrd", type=Path, metavar="F", help="initial RAM disk")
     what.add_argument("--cmdline", metavar="S", help="kernel command line")
+    what.add_argument(
+        "--image", metavar="I", help="disk that it boots from where no kernel is given: a file, or a name"
+    )
     what.add_argument("--vcpus", type=int, metavar="N", help="virtual CPUs (default: 1)")
     what.add_argument("--no-disk", action="store_true", help="the TD has no disk")
     what.add_argument("--device", action="append", metavar="D", help="further device, as QEMU's -device takes it")
@@ -122,9 +125,10 @@ def run_predict(args: argparse.Namespace) -> ExitCode:
     from tdxstack.measure.mrtd import MrtdOrder
     from tdxstack.vm.expect import expect
 
-    spec = _spec(args)
+    spec, disk = _spec(args)
     prediction = expect(
         spec,
+        disk=disk,
         profile=args.profile,
         order=MrtdOrder(args.order),
         blobs=_blobs(args),
@@ -140,20 +144,27 @@ def run_predict(args: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
-def _spec(args: argparse.Namespace) -> TdSpec:
-    """The TD that is meant: one that is defined, or a TD with the default devices; options take precedence."""
+def _spec(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
+    """The TD that is meant: one that is defined, or a TD with the default devices; options take precedence.
+
+    With it comes its disk as it stands, if it has one by now.
+    """
     import dataclasses
 
     from tdxstack.vm.settings import read_size
-    from tdxstack.vm.spec import TdSpec
+    from tdxstack.vm.spec import Boot, TdSpec
 
+    disk = None
     if args.td:
         from tdxstack.vm.lifecycle import status
 
-        spec = status(args.td).spec
+        record = status(args.td)
+        spec, overlay = record.spec, record.place.overlay
+        disk = overlay if spec.overlay and overlay.is_file() else None
     else:
-        if args.firmware is None and args.kernel is None:
-            raise UsageError("nothing to predict", hint="give --td NAME, or --firmware F --kernel K --cmdline S")
+        if args.firmware is None and args.kernel is None and args.image is None:
+            hint = "give --td NAME, or --firmware F --kernel K --cmdline S, or --image I"
+            raise UsageError("nothing to predict", hint=hint)
         # The default TD has a disk; its content does not count in a direct boot, that it is there does.
         spec = TdSpec(name="predicted", image=None if args.no_disk else Path("/image"))
     changes: dict[str, Any] = {
@@ -163,6 +174,9 @@ def _spec(args: argparse.Namespace) -> TdSpec:
     }
     if args.firmware is not None:
         changes["firmware"] = firmware_path(args.firmware)
+    if args.image:
+        changes["image"], disk = _image(args.image), None
+        changes["boot"] = Boot.DIRECT if args.kernel else Boot.GRUB
     if args.memory:
         changes["memory"] = read_size(args.memory)
     if args.no_disk:
@@ -171,7 +185,18 @@ def _spec(args: argparse.Namespace) -> TdSpec:
         changes["devices"] = (*spec.devices, *args.device)
     if args.profile and args.profile.startswith("tdx") and not args.td:
         changes["platform"] = "tdx"
-    return dataclasses.replace(spec, **changes)
+    return dataclasses.replace(spec, **changes), disk
+
+
+def _image(name: str) -> Path:
+    path = Path(name)
+    if "/" not in name and not path.exists():
+        from tdxstack.image.store import find_image
+
+        return find_image(name).disk
+    if not path.is_file():
+        raise UsageError(f"no disk image {name}", hint="give a file, or a name of `tdxctl image list`")
+    return path.absolute()
 
 
 def _blobs(args: argparse.Namespace) -> FirmwareBlobs | None:

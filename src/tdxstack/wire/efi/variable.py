@@ -69,3 +69,24 @@ def load_option_description(value: bytes) -> str:
 def firmware_file_path(volume: UUID, file: UUID) -> bytes:
     """Device path of a file in a firmware volume, without the end node."""
     return struct.pack("<BBH", 4, 7, 20) + volume.bytes_le + struct.pack("<BBH", 4, 6, 20) + file.bytes_le
+
+
+def load_option_file(value: bytes) -> str:
+    """The file that a Boot#### value names by File Path nodes, with backslashes; empty where it names a device."""
+    if len(value) < 6:
+        return ""
+    (length,) = struct.unpack_from("<H", value, 4)
+    start = 6
+    while value[start : start + 2] not in (b"\0\0", b""):
+        start += 2
+    path = value[start + 2 : start + 2 + length]
+    parts: list[str] = []
+    position = 0
+    while position + 4 <= len(path):
+        kind, subtype, size = struct.unpack_from("<BBH", path, position)
+        if size < 4 or kind == 0x7F:
+            break
+        if (kind, subtype) == (4, 4):
+            parts.append(path[position + 4 : position + size].decode("utf-16-le", "replace").rstrip("\0"))
+        position += size
+    return "\\".join(part.strip("\\") for part in parts)

@@ -1,0 +1,77 @@
+"""What a kernel measures of itself on its way out of the firmware, and what ends the firmware's part.
+
+Source: Linux ``drivers/firmware/efi/libstub`` (LoadOptions and initrd into PCR 9) and ``security/integrity/ima``;
+systemd ``src/boot/stub.c`` (sections into PCR 11); edk2 ``Tcg2Dxe`` and ``TdTcg2Dxe`` (exit of boot services).
+"""
+
+from __future__ import annotations
+
+from tdxstack.measure.pcr import boot_aggregate_template
+from tdxstack.measure.prediction import PredictionInputs
+from tdxstack.measure.trace import Trace
+from tdxstack.measure.uki import Uki
+from tdxstack.wire.tcg import EventType
+
+EXIT_BOOT_SERVICES = (b"Exit Boot Services Invocation", b"Exit Boot Services Returned with Success")
+EXIT_FAILED = b"Exit Boot Services Returned with Failure"
+
+
+def efi_stub(trace: Trace, options: str, initrd: bytes | None) -> None:
+    """The EFI stub's two events.
+
+    Args:
+        options: the command line as the kernel gets it, with the NUL behind it where there is one; empty for none.
+        initrd: the initrd, or None.
+    """
+    if options:
+        why = f"LoadOptions as UTF-16: {options.rstrip(chr(0))!r}"
+        trace.add(9, EventType.EV_EVENT_TAG, options.encode("utf-16-le"), "command line", why)
+    if initrd is not None:
+        trace.add(9, EventType.EV_EVENT_TAG, initrd, "initrd", "the initrd file")
+
+
+def systemd_stub(trace: Trace, uki: Uki, unknown: str | None = None) -> None:
+    """Sections into PCR 11, then the inner kernel, which measures its command line and initrd itself.
+
+    Args:
+        unknown: why command line and initrd are not those of the image, if so.
+    """
+    if unknown is None and uki.undecided is not None:
+        unknown = f"unknown because the stub decides at boot what of {uki.undecided} counts"
+    for number, (name, content) in enumerate(uki.measured()):
+        what = "name" if number % 2 == 0 else "content"
+        trace.add(11, EventType.EV_IPL, content, f"UKI {name}", f"{what} of the image's section {name}")
+    trace.add_image(uki.get(".linux") or b"", "inner kernel", "the image's section .linux")
+    cmdline = uki.cmdline()
+    if cmdline is not None or unknown:
+        text = None if unknown else ((cmdline or "") + "\0").encode("utf-16-le")
+        why = unknown or f"the image's section .cmdline as UTF-16: {cmdline!r}"
+        trace.add(9, EventType.EV_EVENT_TAG, text, "command line", why)
+    initrd = uki.initrd()
+    if initrd is not None or unknown:
+        why = unknown or "the image's section .initrd, and the archives that the stub generates"
+        trace.add(9, EventType.EV_EVENT_TAG, None if unknown else initrd, "initrd", why)
+
+
+def exit_boot_services(trace: Trace, inputs: PredictionInputs, *, variables_on_disk: bool) -> None:
+    """The firmware's last events, and IMA's first where its entries are extended too.
+
+    Args:
+        variables_on_disk: the firmware has no flash for its variables.
+    """
+    name, kind = "exit boot services", EventType.EV_EFI_ACTION
+    if variables_on_disk and inputs.disk is not None and inputs.disk.has_fat:
+        # OVMF without a flash device keeps its variables in the file NvVars of a FAT partition that it can write to.
+        # It writes them when the kernel leaves, which changes the memory map, so that the kernel tries twice.
+        why = "the firmware saves its variables to the disk's FAT partition, and the kernel's first attempt fails"
+        trace.add(5, kind, EXIT_BOOT_SERVICES[0], name, why)
+        trace.add(5, kind, EXIT_FAILED, name, why)
+    for text in EXIT_BOOT_SERVICES:
+        trace.add(5, kind, text, name, text.decode())
+    if trace.bank is not None and inputs.ima is not None:
+        aggregate = trace.bank.boot_aggregate()
+        template = None if aggregate is None else boot_aggregate_template(aggregate, inputs.ima)
+        why = "IMA's boot_aggregate: the kernel measures the TPM's PCRs 0..9"
+        if template is None:
+            why = "unknown because a PCR that it is computed from is unknown"
+        trace.add(10, EventType.EV_EVENT_TAG, template, "IMA boot_aggregate", why, logged=False)

@@ -1,0 +1,115 @@
+"""Boots from a disk: which events follow from what is on it. That real boots leave these is tested in integration."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from boot_disk_file import boot_disk_file
+from pe_image import grub, image, shim
+from recorded_boot import inputs, recorded_blobs
+from tdxstack.measure import Prediction, predict
+from tdxstack.measure.boot_disk import BootDisk
+from tdxstack.vm.disk import opened
+from tdxstack.vm.marker_kernel import marker_kernel
+from tdxstack.wire.efi.variable import load_option, load_option_file
+from tdxstack.wire.pe import authenticode
+
+pytestmark = pytest.mark.processes
+STUB = b"#### LoaderInfo: systemd-stub 257.13 ####\0"
+UKI = image((".text", STUB), (".linux", marker_kernel()), (".initrd", b"initrd!"), (".cmdline", b"quiet"))
+CONFIG = b"set timeout=0\nlinux /vmlinuz quiet\ninitrd /initrd.img\nboot\n"
+GRUB_FILES = {
+    "EFI/BOOT/BOOTX64.EFI": shim(),
+    "EFI/BOOT/grubx64.efi": grub(),
+    "EFI/debian/grub.cfg": CONFIG,
+    "vmlinuz": b"kernel",
+    "initrd.img": b"initrd",
+}
+OPTIONS = (("BootOrder", b"\1\0"), ("Boot0001", load_option("UEFI Misc Device", b"")))
+
+
+def predicted(folder: Path, files: Mapping[str, bytes], **changes: object) -> Prediction:
+    blobs = replace(recorded_blobs(), boot_options=OPTIONS)
+    with opened(boot_disk_file(folder, files)) as reader:
+        base = {"kernel": None, "initrd": None, "cmdline": "", "blobs": blobs, "disk": BootDisk(reader)}
+        return predict(inputs(**(base | changes)))
+
+
+def names(prediction: Prediction, rtmr: int) -> list[str]:
+    return [event.name for event in prediction.of_register(rtmr) if event.name != "separator"]
+
+
+EXIT = ["exit boot services"] * 4
+
+
+def test_a_unified_kernel_image(tmp_path: Path) -> None:
+    found = predicted(tmp_path, {"EFI/BOOT/BOOTX64.EFI": UKI})
+    assert found.reasons == (None,) * 4
+    assert names(found, 1) == ["boot attempt", "partition table", "unified kernel image", "inner kernel", *EXIT]
+    assert names(found, 2)[-2:] == ["command line", "initrd"]
+    digests = {event.name: event.digest for event in found.events}
+    assert digests["unified kernel image"] == authenticode(UKI, "sha384")[0]
+
+
+def test_shim_and_grub(tmp_path: Path) -> None:
+    found = predicted(tmp_path, GRUB_FILES)
+    assert found.reasons == (None,) * 4
+    assert names(found, 1) == ["boot attempt", "partition table", "shim", "GRUB", *EXIT]
+    assert names(found, 0)[-1] == "authority SbatLevel"
+    assert names(found, 2) == [
+        "MokList",
+        "MokListX",
+        "MokListTrusted",
+        "(hd0,gpt1)/EFI/debian/grub.cfg",
+        "(hd0,gpt1)/EFI/debian/grub.cfg",
+        "grub_cmd: set timeout=0",
+        "grub_cmd: linux /vmlinuz quiet",
+        "/vmlinuz",
+        "kernel_cmdline: /vmlinuz quiet",
+        "grub_cmd: initrd /initrd.img",
+        "/initrd.img",
+        "grub_cmd: boot",
+        "command line",
+        "initrd",
+    ]
+    text = "BOOT_IMAGE=/vmlinuz quiet".encode("utf-16-le")
+    assert found.of_register(2)[-2].digest == hashlib.sha384(text).digest()
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"README": b"x"}, "no FAT partition of the disk has"),
+        ({"EFI/BOOT/BOOTX64.EFI": image((".text", b"x"))}, "neither shim, GRUB nor"),
+        ({"EFI/BOOT/BOOTX64.EFI": shim()}, "for shim to start"),
+        (GRUB_FILES | {"EFI/BOOT/fbx64.efi": b"x"}, "fbx64.efi"),
+        (GRUB_FILES | {"EFI/debian/grub.cfg": b"menuentry x {\n}"}, "menuentry in grub.cfg"),
+        (GRUB_FILES | {"EFI/BOOT/grubx64.efi": grub(config=b"x")}, "the start of a GRUB"),
+        (GRUB_FILES | {"EFI/BOOT/grubx64.efi": grub(sbat="grub.ubuntu,1\n")}, "lets the firmware start the kernel"),
+        ({"EFI/BOOT/BOOTX64.EFI": UKI, "loader/addons/a.efi": b"x"}, "loader/addons"),
+    ],
+)
+def test_what_cannot_be_followed_is_said(files: Mapping[str, bytes], reason: str, tmp_path: Path) -> None:
+    found = predicted(tmp_path, files)
+    assert found.rtmr[2] is None
+    assert reason in (found.reasons[2] or "")
+
+
+def test_a_boot_option_names_another_file(tmp_path: Path) -> None:
+    path = "\\EFI\\other\\a.efi"
+    node = bytes((4, 4)) + (4 + 2 * len(path) + 2).to_bytes(2, "little") + (path + "\0").encode("utf-16-le")
+    option = load_option("other", node)
+    assert load_option_file(option) == path.lstrip("\\")
+    blobs = replace(recorded_blobs(), boot_options=(("BootOrder", b"\1\0"), ("Boot0001", option)))
+    files = {"EFI/BOOT/BOOTX64.EFI": UKI, "EFI/other/a.efi": GRUB_FILES["EFI/BOOT/grubx64.efi"], **GRUB_FILES}
+    assert "GRUB" in names(predicted(tmp_path, files, blobs=blobs), 1)
+
+
+def test_a_fat_partition_beside_a_direct_boot_costs_an_attempt_to_exit(tmp_path: Path) -> None:
+    found = predicted(tmp_path, {"x": b""}, kernel=marker_kernel(), cmdline="quiet")
+    assert names(found, 1)[-4:] == EXIT
