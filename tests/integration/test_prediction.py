@@ -100,22 +100,3 @@ def test_the_second_time_the_firmware_is_not_run(spec: TdSpec, monkeypatch: pyte
 
     monkeypatch.setattr("tdxstack.vm.acpi_probe._run", refuse)
     assert expect(spec).rtmr == first.rtmr
-
-
-@pytest.mark.network
-@pytest.mark.parametrize("boot", ["uki", "grub"])
-def test_a_boot_from_the_disk(boot: str, tdxctl: Tdxctl) -> None:
-    """Our own images: predicted in full before the first boot, and again from the overlay that it leaves."""
-    image = tdxctl.json("image", "build", "--boot", boot, timeout=900)["name"]
-    name = f"predicted-{boot}"
-    tdxctl.ok("td", "create", name, "--image", image, "--boot", "grub", "--memory", "1G")
-    try:
-        before = tdxctl.json("measure", "predict", "--td", name)
-        assert all(event["digest"] for event in before["events"]), before["reasons"]
-        tdxctl.ok("td", "start", name, "--wait", timeout=BOOT_TIMEOUT * 3)
-        replay = tdxctl.json("eventlog", "replay", "--td", name)
-        assert replay["problems"] == []
-        assert before["rtmr"] == replay["quoted"] == replay["rtmr"]
-        assert tdxctl.json("measure", "predict", "--td", name)["rtmr"] == before["rtmr"]
-    finally:
-        tdxctl.ok("td", "delete", name, "--yes")
