@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Tdxctl
 from tdxstack.measure import Prediction
 from tdxstack.system import process
 from tdxstack.vm import lifecycle
