@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from hashlib import sha384
 
 import pytest
 
@@ -15,6 +16,8 @@ from tdxstack.vm import lifecycle
 from tdxstack.wire.tcg import EventLog, EventType
 
 pytestmark = pytest.mark.category("event log")
+#: Index of RTMR2 in a CC event log, where MRTD is 0.
+RTMR2 = 3
 
 
 def _log(guest: VMGuest) -> EventLog:
@@ -30,11 +33,12 @@ def test_eventlog(td: VMGuest) -> None:
 
 
 def test_eventlog_kernel(td: VMGuest) -> None:
-    """Command line and initrd of a direct boot are in RTMR2, as the running kernel has them."""
-    cmdline = answer(td, "cat /proc/cmdline").strip()
-    data = b"".join(event.data for event in _log(td).events if event.mr_index == 3)
-    assert cmdline.encode("utf-16-le") in data
-    assert b"Linux initrd\0" in data
+    """Command line and initrd of a direct boot are in RTMR2: the command line that the kernel runs with."""
+    cmdline = answer(td, "cat /proc/cmdline").rstrip("\n")
+    events = [event for event in _log(td).events if event.mr_index == RTMR2]
+    loaded = [event for event in events if b"LOADED_IMAGE::LoadOptions" in event.data]
+    assert [event.digest() for event in loaded] == [sha384(f"{cmdline}\0".encode("utf-16-le")).digest()]
+    assert any(b"Linux initrd" in event.data for event in events)
 
 
 def test_check_rtmr(td: VMGuest) -> None:
