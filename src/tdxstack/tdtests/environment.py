@@ -117,10 +117,6 @@ def _ai_image(env: Environment) -> str | None:
     return None if name in env.artifacts else f"needs the artifact {name}, an image with the models"
 
 
-def _sgx(env: Environment) -> str | None:
-    return None if env.dut.support_sgx() else "needs a CPU with SGX"
-
-
 def _vsock(env: Environment) -> str | None:
     return None if HostFiles().exists("/dev/vhost-vsock") else "needs /dev/vhost-vsock (modprobe vhost_vsock)"
 
@@ -140,7 +136,6 @@ REQUIREMENTS: dict[str, Callable[[Environment], str | None]] = {
     "kvm": _accelerated,
     "amx": _amx,
     "ai-image": _ai_image,
-    "sgx": _sgx,
     "vhost-vsock": _vsock,
     "outside": _outside,
     "td-saving": _td_saving,
