@@ -38,7 +38,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "policy": ("policy", "check and explain appraisal policies"),
     "guest": ("guest", "evidence from inside a TD: report, quote, event log, registers"),
     "deploy": ("deploy", "the stack on many hosts and guests"),
-    "build": ("build", "package repositories for hosts and guests"),
+    "build": ("build", "the stack's packages and their repositories"),
     "test": ("test", "the tests of the stack itself, on machines that really run"),
     "completion": ("completion", "print a shell completion script"),
     "man": ("man", "print the manual page"),

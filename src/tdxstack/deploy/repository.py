@@ -14,10 +14,14 @@ from email.utils import format_datetime
 from pathlib import Path
 
 from tdxstack.errors import UsageError
-from tdxstack.system import process
-from tdxstack.system.files import sha256_file, write_atomic
+from tdxstack.system import paths, process
+from tdxstack.system.files import locked, private_directory, sha256_file, write_atomic
 
-KEYRING = "tdxstack.gpg"
+KEYRING, ARMOURED = "tdxstack.gpg", "tdxstack.asc"
+PLAIN = ("Packages", "Packages.gz", "Release")
+SIGNED = "InRelease"
+REPOMD, REPOMD_SIGNATURE = "repodata/repomd.xml", "repodata/repomd.xml.asc"
+OWN_KEY = "tdxstack package repository <tdxstack@localhost>"
 ORIGIN = "tdxstack"
 TIMEOUT = 600.0
 
@@ -30,48 +34,86 @@ def make(directory: Path, *, sign: str = "", gnupg: Path | None = None) -> list[
         gnupg: GnuPG's home directory, None for the user's own.
 
     Raises:
-        UsageError: neither .deb nor .rpm packages, or both; ProgramMissing, ProcessFailed.
+        UsageError: neither .deb nor .rpm packages; ProgramMissing, ProcessFailed.
     """
-    debs = _debs(directory)
+    debs, rpms = _packages(directory)
+    gpg = ["gpg", "--batch", "--yes", *(["--homedir", str(gnupg)] if gnupg else [])]
+    for stale in (SIGNED, REPOMD_SIGNATURE, KEYRING, ARMOURED):
+        (directory / stale).unlink(missing_ok=True)
     if debs:
-        _apt(directory, debs, sign, gnupg)
-    else:
-        process.run(["createrepo_c", "--quiet", "--update", str(directory)], timeout=TIMEOUT)
+        _apt(directory, debs)
+    if rpms:
+        _dnf(directory, rpms)
+    if sign:
+        _sign(directory, [*gpg, "--local-user", sign], debs=bool(debs), rpms=bool(rpms))
+        write_atomic(directory / KEYRING, process.run([*gpg, "--export", sign], timeout=TIMEOUT).stdout)
+        armoured = process.run([*gpg, "--armor", "--export", sign], timeout=TIMEOUT).stdout
+        write_atomic(directory / ARMOURED, armoured)
     return names(directory, sign=sign)
 
 
 def names(directory: Path, *, sign: str = "") -> list[str]:
     """What ``make`` writes there. Raises UsageError as it does."""
-    if not _debs(directory):
-        return ["repodata/repomd.xml"]
-    return ["Packages", "Packages.gz", "Release", *(["InRelease", KEYRING] if sign else [])]
+    debs, rpms = _packages(directory)
+    found = [*PLAIN] if debs else []
+    found += [REPOMD] if rpms else []
+    if sign:
+        found += [*([SIGNED] if debs else []), *([REPOMD_SIGNATURE] if rpms else []), KEYRING, ARMOURED]
+    return found
 
 
-def _debs(directory: Path) -> list[Path]:
-    """The .deb packages; empty where there are .rpm packages."""
+def own_key() -> tuple[str, Path]:
+    """The fingerprint of this machine's key for package repositories, and GnuPG's home with it; made once."""
+    home = private_directory(paths.home() / "packages" / "gnupg")
+    gpg = ["gpg", "--batch", "--homedir", str(home)]
+    with locked(home.with_name(".gnupg.lock")):
+        if not (found := _fingerprint(gpg)):
+            key = ["--passphrase", "", "--quick-generate-key", OWN_KEY, "ed25519", "sign", "never"]
+            process.run([*gpg, *key], timeout=TIMEOUT)
+            found = _fingerprint(gpg)
+        process.run(["gpgconf", "--homedir", str(home), "--kill", "all"], timeout=60, check=False)
+    return found, home
+
+
+def _fingerprint(gpg: Sequence[str]) -> str:
+    listing = process.run([*gpg, "--with-colons", "--list-secret-keys"], timeout=TIMEOUT).text
+    return next((line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr:")), "")
+
+
+def _packages(directory: Path) -> tuple[list[Path], list[Path]]:
+    """The .deb and the .rpm packages."""
     debs, rpms = sorted(directory.glob("*.deb")), sorted(directory.rglob("*.rpm"))
-    if bool(debs) == bool(rpms):
-        counts = f"{len(debs)} .deb and {len(rpms)} .rpm packages"
-        raise UsageError(f"{directory}: {counts}: packages of one kind are needed")
-    return debs
+    if not debs and not rpms:
+        raise UsageError(f"{directory}: no .deb or .rpm packages")
+    return debs, rpms
 
 
-def _apt(directory: Path, debs: Sequence[Path], sign: str, gnupg: Path | None) -> None:
+def _sign(directory: Path, gpg: Sequence[str], *, debs: bool, rpms: bool) -> None:
+    """Sign what the package managers begin with: apt's ``Release``, dnf's ``repomd.xml``."""
+    if debs:
+        release = (directory / "Release").read_bytes()
+        signed = process.run([*gpg, "--clearsign"], timeout=TIMEOUT, stdin=release)
+        write_atomic(directory / SIGNED, signed.stdout)
+    if rpms:
+        index = (directory / REPOMD).read_bytes()
+        signed = process.run([*gpg, "--armor", "--detach-sign"], timeout=TIMEOUT, stdin=index)
+        write_atomic(directory / REPOMD_SIGNATURE, signed.stdout)
+
+
+def _dnf(directory: Path, rpms: Sequence[Path]) -> None:
+    """``repodata``: its revision is the newest package's time, so that the same packages make the same index."""
+    newest = max(int(path.stat().st_mtime) for path in rpms)
+    argv = ["createrepo_c", "--quiet", "--revision", str(newest), "--set-timestamp-to-revision", str(directory)]
+    process.run(argv, timeout=TIMEOUT)
+
+
+def _apt(directory: Path, debs: Sequence[Path]) -> None:
     packages = "\n".join(_stanza(path) for path in debs).encode()
     contents = {"Packages": packages, "Packages.gz": gzip.compress(packages, mtime=0)}
     for name, data in contents.items():
         write_atomic(directory / name, data)
     newest = max(int(path.stat().st_mtime) for path in debs)
-    release = _release(contents, datetime.fromtimestamp(newest, UTC))
-    write_atomic(directory / "Release", release)
-    for stale in ("InRelease", KEYRING):
-        (directory / stale).unlink(missing_ok=True)
-    if not sign:
-        return
-    gpg = ["gpg", "--batch", "--yes", *(["--homedir", str(gnupg)] if gnupg else [])]
-    signed = process.run([*gpg, "--local-user", sign, "--clearsign"], timeout=TIMEOUT, stdin=release.encode())
-    write_atomic(directory / "InRelease", signed.stdout)
-    write_atomic(directory / KEYRING, process.run([*gpg, "--export", sign], timeout=TIMEOUT).stdout)
+    write_atomic(directory / "Release", _release(contents, datetime.fromtimestamp(newest, UTC)))
 
 
 def _stanza(path: Path) -> str:
