@@ -58,7 +58,7 @@ def names(directory: Path, *, sign: str = "") -> list[str]:
     found = [*PLAIN] if debs else []
     found += [REPOMD] if rpms else []
     if sign:
-        found += [*([SIGNED] if debs else []), *([REPOMD_SIGNATURE] if rpms else []), KEYRING, ARMOURED]
+        found += [*([SIGNED] if debs else []), *([REPOMD_SIGNATURE] if rpms else []), ARMOURED, KEYRING]
     return found
 
 

@@ -102,3 +102,40 @@ def test_a_signed_repository_and_one_that_was_changed(tmp_path: Path) -> None:
 
 def test_a_directory_without_packages(tmp_path: Path) -> None:
     assert main(["build", "repository", str(tmp_path)]) == 2
+
+
+needs_rpm = pytest.mark.skipif(
+    shutil.which("rpmbuild") is None or shutil.which("createrepo_c") is None, reason="needs rpmbuild and createrepo_c"
+)
+
+
+@needs_rpm
+@pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg")
+def test_a_repository_for_dnf_is_signed_by_a_key_of_this_machine(tmp_path: Path) -> None:
+    fields = "Name: tdx-thing\nVersion: 1.0\nRelease: 1\nSummary: s\nLicense: MIT\nBuildArch: noarch\n"
+    spec = f"{fields}%description\nd\n%files\n"
+    (tmp_path / "x.spec").write_text(spec)
+    repo = tmp_path / "repo"
+    defines = {"_rpmdir": str(repo), "_topdir": str(tmp_path / "top"), "_rpmfilename": "%{NAME}-%{VERSION}.rpm"}
+    words = [word for key, value in defines.items() for word in ("--define", f"{key} {value}")]
+    subprocess.run(["rpmbuild", "-bb", *words, str(tmp_path / "x.spec")], check=True, capture_output=True)
+    key, home = repository.own_key()
+    assert repository.own_key() == (key, home)
+    try:
+        written = repository.make(repo, sign=key, gnupg=home)
+        assert set(written) == {"repodata/repomd.xml", "repodata/repomd.xml.asc", "tdxstack.gpg", "tdxstack.asc"}
+        index = (repo / "repodata/repomd.xml").read_bytes()
+        verify = ["gpgv", "--keyring", str(repo / repository.KEYRING), str(repo / "repodata/repomd.xml.asc")]
+        assert (
+            subprocess.run([*verify, str(repo / "repodata/repomd.xml")], capture_output=True, check=False).returncode
+            == 0
+        )
+        (repo / "repodata/repomd.xml").write_bytes(index.replace(b"<revision>", b"<revision>1"))
+        assert (
+            subprocess.run([*verify, str(repo / "repodata/repomd.xml")], capture_output=True, check=False).returncode
+            != 0
+        )
+        repository.make(repo, sign=key, gnupg=home)
+        assert (repo / "repodata/repomd.xml").read_bytes() == index
+    finally:
+        subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)

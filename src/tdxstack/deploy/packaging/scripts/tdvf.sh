@@ -2,9 +2,9 @@
 export PYTHON3_ENABLE=TRUE PYTHON_COMMAND=python3
 make -C BaseTools ARCH=X64 -j"$JOBS"
 for target in $TDVF_TARGETS; do
-    # edksetup.sh is bash's
-    bash -euc '. ./edksetup.sh; build -n "$1" -a X64 -t GCC5 -b "$2" -p OvmfPkg/IntelTdx/IntelTdxX64.dsc $3' \
-        build "$JOBS" "$target" "$TDVF_FLAGS"
+    # edksetup.sh is bash's, and takes our arguments for its own
+    export target
+    bash -ec '. ./edksetup.sh; build -n "$JOBS" -a X64 -t GCC5 -b "$target" -p OvmfPkg/IntelTdx/IntelTdxX64.dsc $TDVF_FLAGS'
     suffix=
     [ "$target" = RELEASE ] || suffix=.debug
     for part in OVMF OVMF_CODE OVMF_VARS; do
