@@ -41,8 +41,12 @@ def read_bytes(path: str, what: str, *, limit: int = MAX_FILE_SIZE) -> bytes:
 
 
 def read_quote(path: str) -> bytes:
-    """A quote from a file: binary, hexadecimal or base64. Raises UsageError if the file cannot be read."""
-    data = read_bytes(path, "quote")
+    """A quote from a file: binary, hexadecimal or base64, or JSON with one of these as ``quote``.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    data = _member(read_bytes(path, "quote"))
     text = b"".join(data.split()).removeprefix(b"0x")
     if _ENCODED.fullmatch(text):
         for decode in (binascii.unhexlify, _base64):
@@ -53,6 +57,19 @@ def read_quote(path: str) -> bytes:
             if decoded[:1] in (b"\3", b"\4", b"\5") and decoded[1:2] == b"\0":
                 return decoded
     return data
+
+
+def _member(data: bytes) -> bytes:
+    """The text of ``quote`` where data is such a JSON document, else data."""
+    import json
+
+    if data[:16].lstrip()[:1] != b"{":
+        return data
+    try:
+        quote = json.loads(data).get("quote")
+    except (ValueError, RecursionError, AttributeError):
+        return data
+    return quote.encode("ascii", "replace") if isinstance(quote, str) else data
 
 
 def _base64(text: bytes) -> bytes:

@@ -66,14 +66,25 @@ def enroll(firmware: bytes, keys: SecureBootKeys) -> bytes:
     if not keys.kek or not keys.db:
         raise UsageError("secure boot needs a certificate in PK, KEK and db each")
     variables = [
-        Variable("PK", GLOBAL_VARIABLE, certificate_lists([keys.pk], keys.owners[0]), int(_KEY), ENROLLED_AT),
-        Variable("KEK", GLOBAL_VARIABLE, certificate_lists(keys.kek, keys.owners[1]), int(_KEY), ENROLLED_AT),
-        Variable("db", IMAGE_SECURITY_DATABASE, certificate_lists(keys.db, keys.owners[2]), int(_KEY), ENROLLED_AT),
+        key_variable("PK", certificate_lists([keys.pk], keys.owners[0])),
+        key_variable("KEK", certificate_lists(keys.kek, keys.owners[1])),
+        key_variable("db", certificate_lists(keys.db, keys.owners[2])),
     ]
     if forbidden := _forbidden(keys):
-        variables.append(Variable("dbx", IMAGE_SECURITY_DATABASE, forbidden, int(_KEY), ENROLLED_AT))
-    variables.append(Variable("SecureBootEnable", SECURE_BOOT_ENABLE, b"\1", 3))
+        variables.append(key_variable("dbx", forbidden))
+    variables.append(secure_boot_switch(on=True))
     return with_variables(firmware, variables)
+
+
+def key_variable(name: str, content: bytes) -> Variable:
+    """PK, KEK, db or dbx with these signature lists."""
+    guid = GLOBAL_VARIABLE if name in ("PK", "KEK") else IMAGE_SECURITY_DATABASE
+    return Variable(name, guid, content, int(_KEY), ENROLLED_AT)
+
+
+def secure_boot_switch(*, on: bool) -> Variable:
+    """SecureBootEnable: whether firmware with a PK enforces secure boot."""
+    return Variable("SecureBootEnable", SECURE_BOOT_ENABLE, bytes([on]), 3)
 
 
 def certificate_lists(certificates: Sequence[bytes], owner: UUID = OWNER) -> bytes:

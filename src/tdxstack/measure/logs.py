@@ -22,6 +22,7 @@ from tdxstack.wire.tcg import (
 
 MAX_JSON = 64 << 20
 MAX_JSON_EVENTS = 100_000
+CCEL_SIGNATURE = b"CCEL"
 #: dstack's own events, extended into RTMR3 while the TD runs.
 DSTACK_RUNTIME_EVENT = 0x08000001
 #: IMA's index: PCR 10 where there is a TPM; 2, the RTMR itself, with Intel's TDX 1.5 guest kernel.
@@ -59,6 +60,9 @@ def load(data: bytes) -> LoadedLog:
     if data[:64].lstrip()[:1] in (b"{", b"["):
         log, problems = _load_dstack(data)
         return LoadedLog(LogFormat.DSTACK, log, log, problems=problems)
+    if data.startswith(CCEL_SIGNATURE):
+        reason = "this is the ACPI table; the log is the data it points to (/sys/firmware/acpi/tables/data/CCEL)"
+        raise WireError("event log", "signature", 0, reason)
     log, fault = EventLog.read(data)
     if _is_tpm_log(log):
         return LoadedLog(LogFormat.TPM, _as_registers(log), log, fault)

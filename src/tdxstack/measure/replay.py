@@ -52,6 +52,7 @@ def cc_digests(log: EventLog) -> tuple[list[list[bytes]], list[str]]:
     """
     digests: list[list[bytes]] = [[], [], [], []]
     problems: list[str] = []
+    without: list[str] = []
     for number, event in enumerate(log.events):
         if event.event_type == EventType.EV_NO_ACTION:
             continue
@@ -65,8 +66,11 @@ def cc_digests(log: EventLog) -> tuple[list[list[bytes]], list[str]]:
             why = "MRTD cannot be extended" if event.mr_index == 0 else "there is no register beyond RTMR3 (index 4)"
             problems.append(f"event {number} ({name}) has register index {event.mr_index}: {why}")
         else:
-            problems.append(f"event {number} ({name}) has no SHA-384 digest")
-    return digests, problems
+            without.append(f"event {number} ({name}) has no SHA-384 digest")
+    if len(without) > 1:
+        # A log of another kind of TEE: said once.
+        without = [f"{without[0]}, nor have {len(without) - 1} further events: no RTMR follows from this log"]
+    return digests, [*without, *problems]
 
 
 def replay_tpm(log: EventLog, algorithm: int = Algorithm.SHA384) -> dict[int, bytes]:

@@ -134,9 +134,11 @@ def run_replay(args: argparse.Namespace) -> ExitCode:
         },
     )
     output.emit(args, body, lambda: replay_text(body))
+    if matches and not all(matches):
+        return ExitCode.REJECTED
     if result.problems:
         return ExitCode.FAILED
-    return ExitCode.REJECTED if untrue or (matches and not all(matches)) else ExitCode.DONE
+    return ExitCode.REJECTED if untrue else ExitCode.DONE
 
 
 def _ima(args: argparse.Namespace, loaded: LoadedLog, quoted: tuple[bytes, ...] | None) -> CoveredList | None:

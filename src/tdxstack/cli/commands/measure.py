@@ -184,8 +184,20 @@ def _spec(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
     if args.device:
         changes["devices"] = (*spec.devices, *args.device)
     if args.profile and args.profile.startswith("tdx") and not args.td:
-        changes["platform"] = "tdx"
+        changes |= {"platform": "tdx", "dialect": _tdx_dialect(changes.get("qemu", spec.qemu))}
     return dataclasses.replace(spec, **changes), disk
+
+
+def _tdx_dialect(qemu: str) -> str:
+    """The TDX dialect that this QEMU speaks; upstream's where it speaks none: the tables are the same."""
+    from tdxstack.errors import PlatformMissing
+    from tdxstack.vm.dialects import UPSTREAM
+    from tdxstack.vm.qemu.probe import dialect_of, probe
+
+    try:
+        return dialect_of(probe(qemu), qemu).name
+    except PlatformMissing:
+        return UPSTREAM.name
 
 
 def _image(name: str) -> Path:
@@ -202,14 +214,22 @@ def _image(name: str) -> Path:
 def _blobs(args: argparse.Namespace) -> FirmwareBlobs | None:
     if args.blobs is None:
         return None
-    from tdxstack.measure.acpi_blobs import RSDP, TABLES, TPM_LOG
+    import dataclasses
+
+    from tdxstack.measure.acpi_blobs import RSDP, TABLES, TPM_LOG, loader_of_tables, rsdp_of_tables
     from tdxstack.measure.blobs import LOADER, MEASURED_ITEMS, SMBIOS_TABLES
     from tdxstack.vm.expect import read_blobs
 
     if not args.blobs.is_dir():
         raise UsageError(f"{args.blobs}: no directory")
     settings = [name for name, _ in MEASURED_ITEMS]
-    return read_blobs(args.blobs, (LOADER, RSDP, TABLES, TPM_LOG, SMBIOS_TABLES, "etc/boot/kernel", *settings))
+    found = read_blobs(args.blobs, (LOADER, RSDP, TABLES, TPM_LOG, SMBIOS_TABLES, "etc/boot/kernel", *settings))
+    tables = found.get(TABLES)
+    if tables is None or found.get(LOADER) is not None:
+        return found
+    # The loader script and the RSDP follow from the tables.
+    derived = ((LOADER, loader_of_tables(tables)), (RSDP, rsdp_of_tables(tables)))
+    return dataclasses.replace(found, files=(*derived, *(pair for pair in found.files if pair[0] != RSDP)))
 
 
 def _prediction_text(prediction: Prediction) -> str:

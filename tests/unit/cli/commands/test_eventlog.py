@@ -158,3 +158,35 @@ def test_a_missing_log_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["eventlog", "show", "/nonexistent"]) == 2
     assert "No such file" in capsys.readouterr().err
     assert main(["eventlog", "show"]) != 0, "outside a TD there is no log to read"
+
+
+def test_a_quote_inside_json(vectors: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = str(vectors / "measurement" / "dstack" / "quote-report.json")
+    assert main(["eventlog", "replay", report, "--quote", report, "--json"]) == 0
+    body = document(capsys)
+    assert (body["format"], body["matches"]) == ("dstack", [True] * 4)
+
+
+def test_a_differing_register_is_rejected_even_beside_other_problems(
+    gce: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = EventLog.from_bytes((gce / "ccel_data.dat").read_bytes())
+    beyond = replace(log.events[-1], mr_index=5)
+    for events, expected in (((*log.events, beyond), 1), ((*log.events[:-1], beyond), 3)):
+        changed = tmp_path / "log"
+        changed.write_bytes(EventLog(log.header, events).to_bytes())
+        quote = ["--quote", str(gce / "cos-113-tdx-quote.dat")]
+        assert main(["eventlog", "replay", str(changed), *quote, "--json"]) == expected
+        assert "no register beyond RTMR3" in document(capsys)["problems"][0]
+
+
+def test_logs_that_have_no_rtmr(vectors: Path, gce: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SM3 digests are read by the sizes in the header, but no RTMR follows from them; the ACPI table is no log."""
+    assert main(["eventlog", "show", str(vectors / "measurement" / "parser" / "CCEL_data_csv"), "--json"]) == 0
+    body = document(capsys)
+    assert [(one["name"], one["size"]) for one in body["algorithms"]] == [("sm3_256", 32)]
+    assert len(body["events"]) == 82
+    assert main(["eventlog", "replay", str(vectors / "measurement" / "parser" / "CCEL_data_csv"), "--json"]) == 1
+    assert len(document(capsys)["problems"]) == 1
+    assert main(["eventlog", "replay", str(gce / "ccel_table.dat"), "--json"]) == 1
+    assert "this is the ACPI table" in document(capsys)["message"]

@@ -12,6 +12,7 @@ from tdxstack.cli.paper import run_ovmfkeyenroll
 from tdxstack.firmware.enroll import certificate_lists
 from tdxstack.firmware.keys import read_certificate
 from tdxstack.vm.marker_kernel import marker_kernel
+from tdxstack.wire.efi.varstore import VariableStore
 from tdxstack.wire.pe import authenticode
 from varstore_file import with_store
 
@@ -116,6 +117,16 @@ def test_ovmfkeyenroll_as_the_paper_has_it(
     assert "MRTD unchanged" in capsys.readouterr().out
     assert run_ovmfkeyenroll(argv) == 0
     assert (tmp_path / "OVMF.sb.fd").read_bytes() == first
+    assert run_ovmfkeyenroll([*argv, "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "OVMF.sb.fd").read_bytes() == first
+    off = tmp_path / "off"
+    off.write_bytes(b"\0")
+    switch = ["-secure_boot", "f0a30bc7-af08-4556-99c4-001009c93a44", str(off)]
+    assert run_ovmfkeyenroll([*argv[:5], *switch, "-o", str(tmp_path / "off.fd")]) == 0
+    store = VariableStore.from_bytes((tmp_path / "off.fd").read_bytes())
+    assert {one.name: len(one.value) for one in store.variables if one.name != "PK"} == {"SecureBootEnable": 1}
+    assert store.variables[-1].value == b"\0"
+    assert run_ovmfkeyenroll([*argv[:5], "-secure_boot", GUID, str(off)]) == 2
     assert run_ovmfkeyenroll([*argv[:2], "-pk", "no-guid", *argv[4:]]) == 2
     assert run_ovmfkeyenroll(["-fd", str(firmware)]) == 2
     assert run_ovmfkeyenroll(["-fd", "/nonexistent", *argv[2:]]) == 2
