@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from tdxstack.errors import WireError
-from tdxstack.measure.describe import describe
+from tdxstack.measure.cmdline_search import difference_in_words
+from tdxstack.measure.describe import describe, text_of
 from tdxstack.measure.prediction import PredictedEvent, Prediction
 from tdxstack.wire.efi.variable import VariableData
 from tdxstack.wire.tcg import Event, EventLog, EventType, event_type_name
@@ -44,6 +46,9 @@ _VARIABLE = (
     "another value of a UEFI variable: secure boot keys or boot options",
     "tdxctl firmware show FILE; boot options depend on disks and network cards",
 )
+_GRUB = ("grub_cmd: ", "kernel_cmdline: ")
+#: Header of a MAC Address node: messaging device path, 37 bytes.
+_MAC_NODE = bytes((3, 11, 37, 0))
 _FW_CFG = ("another fw_cfg setting of QEMU", "compare boot order and -fw_cfg options")
 
 
@@ -141,6 +146,12 @@ def explain_change(expected: PredictedEvent, logged: Event) -> tuple[str, str]:
         return cause, "predict for the boot method and firmware that were used"
     if expected.name.startswith("variable "):
         return _changed_variable(expected, logged)
+    if expected.name == "command line" and expected.text is not None:
+        found = difference_in_words(expected.text, digest or b"")
+        if found is not None:
+            return f"another kernel command line: {found}", _ADVICE["command line"][1]
+    if expected.name.startswith(_GRUB):
+        return _changed_grub(expected, logged)
     if expected.name.startswith("ACPI "):
         return _ACPI
     if expected.name.startswith("fw_cfg "):
@@ -151,11 +162,40 @@ def explain_change(expected: PredictedEvent, logged: Event) -> tuple[str, str]:
     return _ADVICE.get(expected.name, ("its content differs", "compare what was booted with what was predicted from"))
 
 
+def _changed_grub(expected: PredictedEvent, logged: Event) -> tuple[str, str]:
+    """GRUB logs the text that it measures: the first word that differs can be named."""
+    kind, _, wanted = expected.name.partition(": ")
+    have = text_of(logged.data).removeprefix(f"{kind}: ")
+    advice = "compare grub.cfg with the one on the disk that is meant"
+    for one, other in zip_longest(wanted.split(" "), have.split(" ")):
+        if one == other:
+            continue
+        if one is None:
+            return f"{kind}: the TD had `{other}` besides", advice
+        at = f"{one.partition('=')[0]}=" if "=" in one else one
+        return f"{kind} differs at `{at}`: " + (f"the TD had `{other}`" if other else f"`{one}` is missing"), advice
+    return f"{kind}: the digest is not of the text that the log shows", advice
+
+
+def _mac_address(value: bytes) -> str | None:
+    """The MAC address in a boot option's device path (UEFI 2.10, section 10.3.4.10), or None."""
+    at = value.find(_MAC_NODE)
+    raw = value[at + len(_MAC_NODE) : at + len(_MAC_NODE) + 6]
+    return ":".join(f"{octet:02x}" for octet in raw) if at >= 0 and len(raw) == 6 else None
+
+
 def _changed_variable(expected: PredictedEvent, logged: Event) -> tuple[str, str]:
     try:
-        name = VariableData.from_bytes(logged.data).name
+        variable = VariableData.from_bytes(logged.data)
     except WireError:
         return _VARIABLE
+    name = variable.name
+    if (mac := _mac_address(variable.value)) is not None:
+        cause = f"MAC address {mac} is in {name}: a network card's boot option is measured"
+        return (
+            cause,
+            "predict with the MAC address that the TD has (tdxctl td create --mac)",
+        )
     if f"variable {name}" != expected.name:
         cause = f"{describe(logged)} in place of {expected.name}: disks, network cards or keys differ"
         return cause, _VARIABLE[1]

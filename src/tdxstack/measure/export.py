@@ -33,6 +33,7 @@ def prediction_members(prediction: Prediction) -> dict[str, Any]:
                 "why": event.why,
                 "logged": event.logged,
                 "alternatives": {circumstance: value.hex() for circumstance, value in event.alternatives},
+                "text": event.text,
             }
             for event in prediction.events
         ],
@@ -84,6 +85,7 @@ def _event(item: dict[str, Any]) -> PredictedEvent:
         str(item["why"]),
         bool(item.get("logged", True)),
         tuple((str(name), bytes.fromhex(value)) for name, value in item.get("alternatives", {}).items()),
+        None if item.get("text") is None else str(item["text"]),
     )
 
 

@@ -25,7 +25,8 @@ def efi_stub(trace: Trace, options: str, initrd: bytes | None) -> None:
     """
     if options:
         why = f"LoadOptions as UTF-16: {options.rstrip(chr(0))!r}"
-        trace.add(9, EventType.EV_EVENT_TAG, options.encode("utf-16-le"), "command line", why)
+        plain = options.rstrip("\0")
+        trace.add(9, EventType.EV_EVENT_TAG, options.encode("utf-16-le"), "command line", why, text=plain)
     if initrd is not None:
         trace.add(9, EventType.EV_EVENT_TAG, initrd, "initrd", "the initrd file")
 
@@ -46,7 +47,7 @@ def systemd_stub(trace: Trace, uki: Uki, unknown: str | None = None) -> None:
     if cmdline is not None or unknown:
         text = None if unknown else ((cmdline or "") + "\0").encode("utf-16-le")
         why = unknown or f"the image's section .cmdline as UTF-16: {cmdline!r}"
-        trace.add(9, EventType.EV_EVENT_TAG, text, "command line", why)
+        trace.add(9, EventType.EV_EVENT_TAG, text, "command line", why, text=None if unknown else cmdline)
     initrd = uki.initrd()
     if initrd is not None or unknown:
         why = unknown or "the image's section .initrd, and the archives that the stub generates"

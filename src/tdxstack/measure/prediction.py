@@ -72,6 +72,7 @@ class PredictedEvent:
         why: in words, what is measured and from what it was computed.
         logged: whether the event is in the CC log (IMA's are not).
         alternatives: digests that other circumstances would give, by the circumstance.
+        text: the text whose digest it is, where it is one.
     """
 
     rtmr: int
@@ -81,6 +82,7 @@ class PredictedEvent:
     why: str
     logged: bool = True
     alternatives: tuple[tuple[str, bytes], ...] = ()
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,11 @@ class Trace:
         *,
         in_bank: bool = True,
         logged: bool = True,
+        text: str | None = None,
     ) -> None:
         """Extend by the digest of ``measured`` (None: unknown)."""
         both = (None, None) if measured is None else self.digests(measured)
-        self.add_digests(pcr, kind, both, name, why, in_bank=in_bank, logged=logged)
+        self.add_digests(pcr, kind, both, name, why, in_bank=in_bank, logged=logged, text=text)
 
     def add_image(self, image: bytes, name: str, why: str) -> None:
         """Extend PCR 4 by an EFI application's Authenticode digest.
@@ -61,9 +62,11 @@ class Trace:
         in_bank: bool = True,
         logged: bool = True,
         alternatives: tuple[tuple[str, bytes], ...] = (),
+        text: str | None = None,
     ) -> None:
         """Extend by a SHA-384 and a SHA-256 digest; PCR 0 has no RTMR."""
         if in_bank and self.bank is not None:
             self.bank.extend(pcr, both[1])
         if mr_index := mr_index_of_pcr(pcr):
-            self.events.append(PredictedEvent(mr_index - 1, kind, both[0], name, why, logged, alternatives))
+            event = PredictedEvent(mr_index - 1, kind, both[0], name, why, logged, alternatives, text)
+            self.events.append(event)

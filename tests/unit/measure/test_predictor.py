@@ -14,10 +14,13 @@ from firmware_file import firmware_file, layout_4m
 from recorded_boot import BOOT, CMDLINE, FIRMWARE, GIB, inputs, recorded_blobs, recorded_facts
 from tdxstack.errors import UsageError
 from tdxstack.measure import FirmwareBlobs, ImaSettings, Prediction, diff, mrtd, predict, replay
+from tdxstack.measure.difference import explain_change
 from tdxstack.measure.firmware import PROFILES
 from tdxstack.measure.launch import launch_events
+from tdxstack.measure.prediction import PredictedEvent
 from tdxstack.measure.replay import replay_tpm
 from tdxstack.vm.marker_kernel import marker_kernel
+from tdxstack.wire.efi.variable import GLOBAL_VARIABLE, VariableData, load_option
 from tdxstack.wire.tcg import Algorithm, Digest, Event, EventLog, EventType, SpecIdEvent, cc_log_of_tpm_log
 
 
@@ -98,6 +101,57 @@ def test_each_change_is_found_and_named(changes: dict[str, object], rtmr: int, n
     assert (difference.rtmr, difference.expected.name) == (rtmr, name)
     assert words in difference.cause
     assert difference.advice
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "words"),
+    [
+        (CMDLINE.replace("ttyS0", "hvc0"), "differs at `console=`: the TD had `console=hvc0`"),
+        (CMDLINE + " single", "the TD had `single` besides"),
+        ("console=ttyS0 panic=-1", "`quiet` is missing"),
+        ("something else", "the log holds its digest alone"),
+    ],
+)
+def test_neighbours_of_the_command_line_are_recognised(cmdline: str, words: str) -> None:
+    difference = diff(predict(inputs()), log_of(predict(inputs(cmdline=cmdline))))
+    assert difference is not None
+    assert words in difference.cause
+
+
+def test_the_place_of_the_initrd_word_tells_the_firmware() -> None:
+    old = predict(inputs(profile="software-202505"))
+    text = next(event for event in old.events if event.name == "command line")
+    new = predict(inputs())
+    events = tuple(text if event.name == "command line" else event for event in new.events)
+    difference = diff(new, log_of(replace(new, events=events)))
+    assert difference is not None
+    assert "edk2 before stable202508" in difference.cause
+
+
+def test_what_grub_logs_is_compared_by_words() -> None:
+    def one(text: str) -> PredictedEvent:
+        digest = hashlib.sha384(text.encode()).digest()
+        return PredictedEvent(2, EventType.EV_IPL, digest, f"kernel_cmdline: {text}", "test")
+
+    for booted, words in (
+        ("/vmlinuz root=x console=hvc0", "kernel_cmdline differs at `console=`: the TD had `console=hvc0`"),
+        ("/vmlinuz root=x", "`console=ttyS0` is missing"),
+        ("/vmlinuz root=x console=ttyS0 single", "the TD had `single` besides"),
+    ):
+        expected, logged = one("/vmlinuz root=x console=ttyS0"), one(booted)
+        digest = Digest(Algorithm.SHA384, logged.digest or b"")
+        event = Event(3, EventType.EV_IPL, (digest,), logged.name.encode() + b"\0")
+        assert words in explain_change(expected, event)[0]
+
+
+def test_a_mac_address_in_a_boot_option_is_named() -> None:
+    node = bytes((3, 11, 37, 0)) + bytes.fromhex("525400123456") + bytes(27)
+    value = load_option("UEFI PXEv4", node)
+    data = VariableData(GLOBAL_VARIABLE, "Boot0002", value).to_bytes()
+    digest = Digest(Algorithm.SHA384, hashlib.sha384(value).digest())
+    event = Event(1, EventType.EV_EFI_VARIABLE_BOOT, (digest,), data)
+    expected = PredictedEvent(0, EventType.EV_EFI_VARIABLE_BOOT, bytes(48), "variable Boot0002", "test")
+    assert explain_change(expected, event)[0].startswith("MAC address 52:54:00:12:34:56 is in Boot0002")
 
 
 def test_a_patched_kernel_is_recognised() -> None:
