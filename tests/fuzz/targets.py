@@ -9,6 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
+from tdxstack.cli.commands.quote import output_text
+from tdxstack.cli.commands.quote import show_members as show_quote
+from tdxstack.cli.commands.report import show_members as show_report
+from tdxstack.cli.eventlog_text import log_members, log_table, yaml_text
 from tdxstack.dcap import Collateral, Verification, Verifier
 from tdxstack.dcap.appraisal import appraise
 from tdxstack.dcap.certificate import Certificate, CertificateFault, RevocationList
@@ -21,6 +25,9 @@ from tdxstack.dcap.signed_json import DocumentFault, signed_body
 from tdxstack.dcap.status import VerifyFault
 from tdxstack.dcap.tcb_info import TcbInfo
 from tdxstack.errors import CollateralError, UsageError, WireError
+from tdxstack.measure.difference import diff_logs
+from tdxstack.measure.logs import load
+from tdxstack.measure.replay import replay
 from tdxstack.pcs.bundle import read_bundle
 from tdxstack.pcs.registration import read_csv
 from tdxstack.services.pccs.admission import Admission
@@ -31,6 +38,7 @@ from tdxstack.services.pccs.refusal import Refusal
 from tdxstack.services.pccs.routes_admin import registration_of
 from tdxstack.services.pccs.store import Store
 from tdxstack.services.verifier.evidence import read_evidence
+from tdxstack.wire.quote import Quote
 from tdxstack.wire.sgx_registration import RegistrationConfiguration, RegistrationStatus, ServerRequest
 from tdxstack.wire.tdreport import TdReport
 
@@ -117,6 +125,28 @@ def tdreport(data: bytes) -> None:
     assert report.to_bytes() == data
 
 
+def eventlog(data: bytes) -> None:
+    """Event logs of any format: shown as document, table and YAML, replayed, compared."""
+    try:
+        loaded = load(data)
+    except WireError:
+        return
+    body = {"schema": "", **log_members(loaded)}
+    json.dumps(body).encode()
+    log_table(loaded, body)
+    yaml_text(body).encode("utf-8", "backslashreplace")
+    replay(loaded.log)
+    diff_logs(loaded.log, loaded.log)
+
+
+def shown(data: bytes) -> None:
+    """What ``quote show`` and ``report show`` print."""
+    with suppress(WireError):
+        output_text(show_quote(Quote.from_bytes(data)))
+    with suppress(WireError):
+        output_text(show_report(TdReport.from_bytes(data)))
+
+
 def policy(data: bytes) -> None:
     """Policy files."""
     with suppress(UsageError):
@@ -157,5 +187,5 @@ def registration(data: bytes) -> None:
         read_bundle(text)
 
 
-_ALL = (quote, collateral, certificate, chain, crl, documents, tdreport, policy, pccs, registration)
+_ALL = (quote, shown, collateral, certificate, chain, crl, documents, tdreport, eventlog, policy, pccs, registration)
 TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for target in _ALL}

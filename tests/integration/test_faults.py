@@ -18,6 +18,7 @@ import pytest
 
 from integration.conftest import PROJECT, Tdxctl
 from tdxstack.platform.accelerator import Accelerator, probe
+from tdxstack.system import paths
 
 pytestmark = pytest.mark.integration
 PATIENCE = 30.0
@@ -200,32 +201,35 @@ def _named(tdxctl: Tdxctl, name: str) -> dict[str, Any]:
     return next(td for td in tdxctl.json("td", "list")["tds"] if td["name"] == name)
 
 
-def _victim(td: dict[str, Any], what: str, run_dir: str) -> int:
+def _victim(td: dict[str, Any], what: str) -> int:
     if what != "swtpm":
         return int(td["run"][f"{what}_pid"])
-    (line,) = [line for line in _processes(run_dir) if "swtpm socket" in line]
+    (line,) = [line for line in _processes(f"{paths.runtime() / td['name']}/") if "swtpm socket" in line]
     return int(line.split(":")[0])
 
 
 @pytest.fixture
-def waiting(tdxctl: Tdxctl, quickstart: Any) -> Iterator[tuple[Command, dict[str, Any], str]]:
-    """A quickstart that waits for its guest, its TD, and the directory of the TD's sockets."""
+def waiting(
+    tdxctl: Tdxctl, quickstart: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Command, dict[str, Any]]]:
+    """A quickstart that waits for its guest, and its TD; nothing of both must be left."""
+    monkeypatch.setenv("TDXSTACK_HOME", str(tdxctl.home))
     before = {td["name"] for td in tdxctl.json("td", "list")["tds"]}
     command = Command(tdxctl, "quickstart")
     command.until("wait for the guest")
     (name,) = {td["name"] for td in tdxctl.json("td", "list")["tds"]} - before
-    (line,) = [line for line in _processes(f"{name}/qmp") if "qemu-system" in line] or [""]
-    run_dir = next((word.split("path=")[-1].split(",")[0] for word in line.split() if f"{name}/" in word), name)
-    yield command, _named(tdxctl, name), str(Path(run_dir).parent)
+    yield command, _named(tdxctl, name)
+    command.kill()
+    command.end()
     assert {td["name"] for td in tdxctl.json("td", "list")["tds"]} == before
     assert _named(tdxctl, quickstart["td"]["name"])["state"] == "running"
-    _until_gone(f"/{name}/")
+    _until_gone(f"{paths.runtime() / name}/")
 
 
 @pytest.mark.parametrize("what", ["supervisor", "qemu", "swtpm"])
-def test_a_part_is_killed(waiting: tuple[Command, dict[str, Any], str], what: str) -> None:
-    command, td, run_dir = waiting
-    os.kill(_victim(td, what, run_dir), signal.SIGKILL)
+def test_a_part_is_killed(waiting: tuple[Command, dict[str, Any]], what: str) -> None:
+    command, td = waiting
+    os.kill(_victim(td, what), signal.SIGKILL)
     assert command.end() == 1, command.said
     said = "".join(command.said)
     assert "Traceback" not in said
@@ -241,9 +245,9 @@ def _twice(command: Command) -> None:
 
 @pytest.mark.parametrize("end", [lambda command: command.signal(signal.SIGHUP), _twice], ids=["SIGHUP", "two Ctrl-C"])
 def test_a_terminal_that_closes_and_an_impatient_person(
-    waiting: tuple[Command, dict[str, Any], str], end: Callable[[Command], None]
+    waiting: tuple[Command, dict[str, Any]], end: Callable[[Command], None]
 ) -> None:
-    command, _, _ = waiting
+    command, _ = waiting
     end(command)
     assert command.end() == 130, command.said
     assert "Traceback" not in "".join(command.said)

@@ -128,13 +128,14 @@ def _dstack_event(item: Any, number: int) -> tuple[Event, str | None]:
         register, kind = int(item["imr"]), int(item["event_type"])
         digest = bytes.fromhex(item["digest"])
         name, payload = str(item.get("event", "")), bytes.fromhex(item.get("event_payload", ""))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        text = name.encode()
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WireError("JSON event log", f"event {number}", 0, f"{type(error).__name__}: {error}") from None
     if len(digest) != 48 or not 0 <= kind < 1 << 32 or not 0 <= register < 1 << 31:
         raise WireError("JSON event log", f"event {number}", 0, "imr, event_type or digest is out of range")
     problem = None
     if kind == DSTACK_RUNTIME_EVENT:
-        expected = hashlib.sha384(kind.to_bytes(4, "little") + b":" + name.encode() + b":" + payload).digest()
+        expected = hashlib.sha384(kind.to_bytes(4, "little") + b":" + text + b":" + payload).digest()
         if expected != digest:
             problem = f"event {number} is not what it says ({name}): its digest is of something else"
     data = f"{name}: {payload.hex()}".encode() if name else payload
