@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("command_line", "verify", "measure", "diagnose", "td", "boot", "pccs")
+BENCHMARKS = ("command_line", "verify", "measure", "diagnose", "td", "boot", "pccs", "verifier")
+#: Seconds after which a benchmark is ended.
+LIMIT = 900
 
 
 def main() -> int:
@@ -17,7 +19,12 @@ def main() -> int:
     failed = []
     for name in wanted:
         print(f"== {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode:
+        try:
+            done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            failed.append(f"{name} (not done within {LIMIT} s)")
+            continue
+        if done.returncode:
             failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}")

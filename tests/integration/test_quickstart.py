@@ -186,7 +186,7 @@ def test_four_tds_at_once(tdxctl: Tdxctl, quickstart: Any) -> None:
         assert len({values[1] for values in registers}) == 1, "all have the same kernel in RTMR1"
         listed = {td["name"]: td for td in tdxctl.json("td", "list")["tds"]}
         assert len({listed[name]["run"]["ssh_port"] for name in names}) == 4
-        tdxctl.ok("td", "stop", names[0], "--mode", "acpi", timeout=150)
+        tdxctl.ok("td", "stop", names[0], "--mode", "acpi", "--timeout", "240", timeout=300)
         assert tdxctl.json("td", "show", names[0])["state"] == "stopped"
         assert tdxctl.json("td", "show", names[1])["state"] == "running"
     finally:
