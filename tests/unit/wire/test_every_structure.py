@@ -122,7 +122,7 @@ def test_no_structure_is_left_out() -> None:
     assert _structures() == set(VALUES) | OF_A_FILE
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @pytest.mark.parametrize("structure", ORDERED, ids=lambda structure: structure.__name__)
 @given(data=st.data())
 def test_what_is_written_is_read_back(structure: Any, data: st.DataObject) -> None:
@@ -130,7 +130,7 @@ def test_what_is_written_is_read_back(structure: Any, data: st.DataObject) -> No
     assert structure.from_bytes(value.to_bytes()) == value
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @pytest.mark.parametrize("structure", ORDERED, ids=lambda structure: structure.__name__)
 @given(data=st.data())
 def test_what_is_read_is_written_back(structure: Any, data: st.DataObject) -> None:
@@ -148,7 +148,7 @@ def test_what_is_read_is_written_back(structure: Any, data: st.DataObject) -> No
     assert structure.from_bytes(value.to_bytes()) == value
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @pytest.mark.parametrize("structure", ORDERED, ids=lambda structure: structure.__name__)
 @given(noise=st.binary(max_size=300))
 def test_noise_is_refused_or_written_back(structure: Any, noise: bytes) -> None:
