@@ -16,10 +16,13 @@ from pathlib import Path, PurePosixPath
 
 from tdxstack.errors import PlatformMissing, SystemFault, UsageError
 from tdxstack.image.disk_export import exported, root_partition
+from tdxstack.image.ext_files import is_ext
 from tdxstack.system.process import run
+from tdxstack.wire.block import reader_of
 
 TIMEOUT = 600.0
-EXT_MAGIC_AT, EXT_MAGIC = 0x438, b"\x53\xef"
+#: Bytes that hold the superblock.
+HEAD_SIZE = 2048
 #: What debugfs says beside errors.
 _TALK = re.compile(r"debugfs |Allocated inode|$")
 #: Status of e2fsck: no errors, errors corrected.
@@ -85,7 +88,10 @@ class RootFiles:
         if not source.is_dir():
             self._put(source, place, stat.S_IMODE(source.stat().st_mode))
             return
-        self.make_directory(str(place))
+        if self._mode(place) is None:
+            self.make_directory(str(place.parent))
+            self._do(list(_new_tree(source, place)))
+            return
         for entry in sorted(source.iterdir()):
             self.copy_in(entry, str(place / entry.name))
 
@@ -111,9 +117,7 @@ class RootFiles:
         if before is not None and stat.S_ISDIR(before):
             raise UsageError(f"{place} is a directory in the image", hint=f"write {place}/ to copy into it")
         commands = [f"rm {_word(place)}"] if before is not None else []
-        commands.append(f"write {_word(source.absolute())} {_word(place)}")
-        commands += [f"sif {_word(place)} {field} {value}" for field, value in _owned_by_root(mode).items()]
-        self._do(commands)
+        self._do([*commands, *_new_file(source, place, mode)])
 
     def _mode(self, path: PurePosixPath) -> int | None:
         """``st_mode`` of what is there, or None."""
@@ -156,12 +160,12 @@ def root_files(image: Path, *, writable: bool = False) -> Iterator[RootFiles]:
 
 def _require_ext(image: Path, device: Path) -> None:
     with device.open("rb") as stream:
-        stream.seek(EXT_MAGIC_AT)
-        if stream.read(2) != EXT_MAGIC:
-            raise PlatformMissing(
-                f"{image}: its root file system is none of ext2, ext3 and ext4",
-                hint="start the TD and copy with tdxctl td copy",
-            )
+        head = reader_of(stream.read(HEAD_SIZE))
+    if not is_ext(head):
+        raise PlatformMissing(
+            f"{image}: its root file system is none of ext2, ext3 and ext4",
+            hint="start the TD and copy with tdxctl td copy",
+        )
 
 
 def _check(image: Path, device: Path, *, force: bool = False) -> None:
@@ -172,8 +176,21 @@ def _check(image: Path, device: Path, *, force: bool = False) -> None:
         raise SystemFault(f"{image}: e2fsck: {done.text.strip()[-300:]}", hint="make the overlay anew")
 
 
-def _owned_by_root(mode: int) -> dict[str, str]:
-    return {"mode": f"0{stat.S_IFREG | mode:o}", "uid": "0", "gid": "0"}
+def _new_file(source: Path, place: PurePosixPath, mode: int) -> Iterator[str]:
+    """Commands that write a file of root's where there is none."""
+    yield f"write {_word(source.absolute())} {_word(place)}"
+    for field, value in (("mode", f"0{stat.S_IFREG | mode:o}"), ("uid", "0"), ("gid", "0")):
+        yield f"sif {_word(place)} {field} {value}"
+
+
+def _new_tree(source: Path, place: PurePosixPath) -> Iterator[str]:
+    """Commands that make a directory with all that is below ``source``, where there is nothing."""
+    yield f"mkdir {_word(place)}"
+    for entry in sorted(source.iterdir()):
+        if entry.is_dir():
+            yield from _new_tree(entry, place / entry.name)
+        else:
+            yield from _new_file(entry, place / entry.name, stat.S_IMODE(entry.stat().st_mode))
 
 
 def _guest_path(path: str) -> PurePosixPath:

@@ -8,11 +8,11 @@ from tdxstack.platform.base import PlatformKind, open_platform
 from tdxstack.platform.linux_host_source import LiveHost
 from tdxstack.preflight.host import Host
 from tdxstack.preflight.model import Outcome, Result
-from tdxstack.preflight.tree import check_host
+from tdxstack.preflight.tree import check_host, host_checks
 from tdxstack.tdtests.environment import Environment
 
 pytestmark = pytest.mark.category("environment")
-GROUPS = ("cpu", "firmware", "memory", "kernel", "module", "vmm", "capacity", "attestation")
+GROUPS = tuple(sorted({check.id.partition(".")[0] for check in host_checks()}))
 
 
 @pytest.fixture(scope="module")
