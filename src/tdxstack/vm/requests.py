@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 Params = Mapping[str, Any]
 STOP_TIMEOUT = 60.0
 AGENT_TIMEOUT = 60.0
+#: Seconds after which the power button is pressed again.
+PRESS_INTERVAL = 10.0
 UP = frozenset({State.RUNNING, State.PAUSED})
 
 
@@ -151,8 +154,8 @@ class Requests:
         if before is not State.STOPPING:
             self._announce_stop(force=mode == "force")
         try:
-            await self._ask_to_stop(mode, paused=before is State.PAUSED)
-            await asyncio.wait_for(self._td.finished.wait(), timeout)
+            pressed = await self._ask_to_stop(mode, paused=before is State.PAUSED)
+            await asyncio.wait_for(self._until_finished(press=pressed), timeout)
         except (TimeoutError, TdxStackError) as error:
             if self._td.finished.is_set():
                 return self._td.record.to_mapping()
@@ -174,12 +177,22 @@ class Requests:
             if not force:
                 raise
 
-    async def _ask_to_stop(self, mode: str, *, paused: bool) -> None:
+    async def _until_finished(self, *, press: bool) -> None:
+        """Wait for the end. A guest that was not up to the power button yet gets it again."""
+        while not self._td.finished.is_set():
+            try:
+                await asyncio.wait_for(self._td.finished.wait(), PRESS_INTERVAL if press else None)
+            except TimeoutError:
+                with contextlib.suppress(TdxStackError):
+                    await self._td.machine.power_button()
+
+    async def _ask_to_stop(self, mode: str, *, paused: bool) -> bool:
+        """Ask in the way that ``mode`` says; whether it was by the power button."""
         machine = self._td.machine
         if mode == "force":
             self._td.closing = True
             await machine.quit()
-            return
+            return False
         if paused:
             await machine.resume()
         if mode == "agent" or (mode == "auto" and self._td.agent.ready):
@@ -189,5 +202,6 @@ class Requests:
                 if mode == "agent":
                     raise
             else:
-                return
+                return False
         await machine.power_button()
+        return True
