@@ -108,7 +108,7 @@ class Agent:
         via = params.get("via") or Via.AUTO
         if via not in list(Via):
             raise UsageError(f"via {via!r} is none of {', '.join(Via)}")
-        made = quote(_hex(params, "report_data", REPORT_DATA_SIZE), Via(via), self._paths)
+        made = quote(_hex(params, "report_data", REPORT_DATA_SIZE), Via.of(via), self._paths)
         return {"quote": b64encode(made.quote).decode(), "via": made.via.value}
 
     def _eventlog(self, params: Params) -> dict[str, Any]:

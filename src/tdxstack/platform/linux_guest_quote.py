@@ -20,8 +20,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from tdxstack.errors import PlatformMissing, SystemFault, UsageError, WireError
+from tdxstack.errors import PlatformMissing, UsageError, WireError
 from tdxstack.platform.linux_guest import REAL, REPORT_DATA_SIZE, GuestPaths, ioctl, open_device, report
+from tdxstack.platform.linux_guest_hops import Hop, QuoteFault, buffer_fault, configfs_fault, qgs_fault
 
 #: vsock address of the host (VMADDR_CID_HOST).
 HOST_CID = 2
@@ -40,12 +41,18 @@ _UNAVAILABLE = 0x8000000000000001
 
 
 class Via(StrEnum):
-    """How a quote is obtained."""
+    """How a quote is obtained: the kernel's configfs-tsm, a TDREPORT by ioctl and the host's QGS over vsock, or the
+    GetQuote ioctl of Intel's 1.5 kernels, which is TDG.VP.VMCALL<GetQuote>."""
 
     AUTO = "auto"
     CONFIGFS = "configfs"
     VSOCK = "vsock"
     IOCTL = "ioctl"
+
+    @classmethod
+    def of(cls, name: str) -> Via:
+        """By its name; ``tdvmcall`` is the ioctl's other name. Raises ValueError."""
+        return cls.IOCTL if name == "tdvmcall" else cls(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ def quote(report_data: bytes, via: Via = Via.AUTO, paths: GuestPaths = REAL) -> 
 
     Raises:
         PlatformMissing: none of the ways (or not the one asked for) is there.
-        SystemFault: a hop of the way failed; the message names it.
+        QuoteFault: a hop of the way failed; it says which.
     """
     if len(report_data) != REPORT_DATA_SIZE:
         raise UsageError(f"REPORTDATA has {len(report_data)} bytes, not {REPORT_DATA_SIZE}")
@@ -108,7 +115,8 @@ def _by_configfs(report_data: bytes, paths: GuestPaths) -> bytes:
         message = f"configfs-tsm: cannot make {entry}: {error.strerror}"
         if error.errno == errno.ENXIO:
             raise PlatformMissing(message, hint="no provider of reports: modprobe tdx_guest") from error
-        raise SystemFault(message, hint="run it as root" if error.errno == errno.EACCES else None) from error
+        hint = "run it as root" if error.errno == errno.EACCES else None
+        raise QuoteFault(Hop.GUEST, message, hint=hint) from error
     try:
         return _from_entry(entry, report_data)
     finally:
@@ -129,8 +137,8 @@ def _from_entry(entry: Path, report_data: bytes) -> bytes:
         blob = _step(entry / "outblob", lambda path: path.read_bytes())
         after = int(_step(entry / "generation", lambda path: path.read_text()))
         if after == before + 1:
-            return _checked("configfs-tsm", blob)
-    raise SystemFault(f"configfs-tsm: others keep writing to {entry}", hint="try again")
+            return _checked(Hop.VMM_OR_QGS, "configfs-tsm", blob)
+    raise QuoteFault(Hop.GUEST, f"configfs-tsm: others keep writing to {entry}", hint="try again")
 
 
 def _step(path: Path, action: Callable[[Path], Any]) -> Any:
@@ -142,14 +150,8 @@ def _step(path: Path, action: Callable[[Path], Any]) -> Any:
             if error.errno in (errno.EBUSY, errno.EINTR, errno.EAGAIN) and attempt + 1 < _ATTEMPTS:
                 time.sleep(_PAUSE_SECONDS)
                 continue
-            raise SystemFault(f"configfs-tsm: {path.name}: {error.strerror}", hint=_hint(error, path)) from error
+            raise configfs_fault(path.name, error) from error
     raise AssertionError("unreachable")
-
-
-def _hint(error: OSError, path: Path) -> str | None:
-    if path.name == "outblob" and error.errno in (errno.EIO, errno.ETIMEDOUT):
-        return "the host's quoting service gave no quote: see its log on the host"
-    return "run it as root" if error.errno == errno.EACCES else None
 
 
 def _by_vsock(report_data: bytes, paths: GuestPaths) -> bytes:
@@ -159,21 +161,23 @@ def _by_vsock(report_data: bytes, paths: GuestPaths) -> bytes:
     if port is None:
         raise PlatformMissing(f"vsock: {paths.attest_conf} names no port", hint="put port=4050 into it")
     tdreport = report(report_data, paths)
-    hop = f"QGS at vsock:{HOST_CID}:{port}"
+    where = f"QGS at vsock:{HOST_CID}:{port}"
     try:
         with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as stream:
             stream.settimeout(_QUOTE_SECONDS)
             stream.connect((HOST_CID, port))
             stream.sendall(qgs.frame(qgs.GetQuoteRequest(tdreport).to_bytes()))
-            return _quote_of(hop, _receive_frame(stream))
+            return _quote_of(where, _receive_frame(stream))
     except TimeoutError:
-        raise SystemFault(f"{hop}: no answer within {_QUOTE_SECONDS:g} s", hint="on the host: tdxctl qgs") from None
+        raise QuoteFault(Hop.QGS_OR_PCCS, f"{where}: no answer within {_QUOTE_SECONDS:g} s") from None
     except OSError as error:
         if error.errno in (errno.EAFNOSUPPORT, errno.ENODEV):
             raise PlatformMissing(
-                f"{hop}: this guest has no vsock", hint="give the VM a vhost-vsock device"
+                f"{where}: this guest has no vsock", hint="give the VM a vhost-vsock device"
             ) from error
-        raise SystemFault(f"{hop}: {error.strerror or error}", hint="on the host: systemctl status qgsd") from error
+        raise QuoteFault(Hop.QGS, f"{where}: {error.strerror or error}") from error
+    except WireError as error:
+        raise QuoteFault(Hop.QGS, f"{where}: its answer cannot be read: {error.message}") from error
 
 
 def _receive_frame(stream: socket.socket) -> bytes:
@@ -193,19 +197,19 @@ def _receive(stream: socket.socket, size: int) -> bytes:
     return data
 
 
-def _quote_of(hop: str, message: bytes) -> bytes:
+def _quote_of(where: str, message: bytes) -> bytes:
     """The quote in a QGS response."""
     from tdxstack.wire import qgs
 
     try:
         response = qgs.parse(message)
     except WireError as error:
-        raise SystemFault(f"{hop}: its answer cannot be read: {error.message}") from error
+        raise QuoteFault(Hop.QGS, f"{where}: its answer cannot be read: {error.message}") from error
     if not isinstance(response, qgs.GetQuoteResponse):
-        raise SystemFault(f"{hop}: it answered with a {type(response).__name__}")
+        raise QuoteFault(Hop.QGS, f"{where}: it answered with a {type(response).__name__}")
     if response.error_code:
-        raise SystemFault(f"{hop}: error 0x{response.error_code:x}", hint="see the QGS's log on the host")
-    return _checked(hop, response.quote)
+        raise qgs_fault(where, response.error_code)
+    return _checked(Hop.QGS, where, response.quote)
 
 
 def _by_ioctl(report_data: bytes, paths: GuestPaths) -> bytes:
@@ -219,7 +223,7 @@ def _by_ioctl(report_data: bytes, paths: GuestPaths) -> bytes:
         _get_quote_ioctl(device, ctypes.addressof(buffer))
         return _quote_of("GetQuote ioctl", qgs.unframe(_out_data(buffer)))
     except WireError as error:
-        raise SystemFault(f"GetQuote ioctl: {error.message}") from error
+        raise QuoteFault(Hop.VMM_OR_QGS, f"GetQuote ioctl: {error.message}") from error
     finally:
         os.close(device)
 
@@ -232,7 +236,8 @@ def _get_quote_ioctl(device: int, address: int) -> None:
         except OSError as error:
             if error.errno in (errno.ENOTTY, errno.EINVAL):
                 continue
-            raise SystemFault(f"GetQuote ioctl: {error.strerror}", hint="dmesg | grep -i tdx") from error
+            hop = Hop.VMM if error.errno == errno.EIO else Hop.GUEST
+            raise QuoteFault(hop, f"GetQuote ioctl: {error.strerror}") from error
         return
     raise PlatformMissing("GetQuote ioctl: this kernel's driver has none", hint="upstream kernels use configfs-tsm")
 
@@ -245,17 +250,16 @@ def _out_data(buffer: ctypes.Array[ctypes.c_char]) -> bytes:
         if status != _IN_FLIGHT:
             break
         if time.monotonic() > deadline:
-            raise SystemFault(f"GetQuote ioctl: still in flight after {_QUOTE_SECONDS:g} s")
+            raise QuoteFault(Hop.VMM_OR_QGS, f"GetQuote ioctl: still in flight after {_QUOTE_SECONDS:g} s")
         time.sleep(_PAUSE_SECONDS)
     if status:
-        what = "quoting service unavailable" if status == _UNAVAILABLE else f"status 0x{status:x}"
-        raise SystemFault(f"GetQuote ioctl: {what}", hint="on the host: systemctl status qgsd")
+        raise buffer_fault(status, unavailable=_UNAVAILABLE)
     return raw[_QUOTE_HEADER.size : _QUOTE_HEADER.size + length]
 
 
-def _checked(hop: str, blob: bytes) -> bytes:
+def _checked(hop: Hop, where: str, blob: bytes) -> bytes:
     if not 48 <= len(blob) <= _MAX_QUOTE:
-        raise SystemFault(f"{hop}: {len(blob)} bytes are no quote", hint="see the quoting service's log on the host")
+        raise QuoteFault(hop, f"{where}: {len(blob)} bytes are no quote")
     return blob
 
 

@@ -16,6 +16,7 @@ import pytest
 from tdxstack.cli.main import main
 from tdxstack.platform.software.platform import SoftwarePlatform
 from tdxstack.platform.software.qgs_server import QgsServer, QgsService
+from unit.platform.software.conftest import run_td
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -72,6 +73,12 @@ def test_delete_asks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         (["qgs", "status", "--tcp", "10.0.0.1:4050"], 2, "loopback"),
         (["qgs", "status", "--td", "none"], 1, "no QGS"),
         (["qgs", "serve", "--platform", "none"], 4, "platform create"),
+        (["qgs", "serve", "--platform", "none"], 4, "Intel's quoting enclaves"),
+        (["qgs", "status", "--vsock", "2:x"], 2, "[CID:]PORT"),
+        (["qgs", "status", "--socket", "/nowhere"], 1, "no QGS"),
+        (["qgs", "quote", "/nowhere"], 2, "No such file"),
+        (["qgs", "quote", "/etc/hostname"], 2, "no TDREPORT"),
+        (["qgs", "collateral", "--fmspc", "12"], 2, "FMSPC"),
     ],
 )
 def test_errors_say_what_to_do(capsys: pytest.CaptureFixture[str], argv: list[str], code: int, text: str) -> None:
@@ -146,6 +153,22 @@ def test_qgs_serve_until_a_signal(tmp_path: Path, number: signal.Signals) -> Non
         assert server.stderr is not None
         assert str(socket) in server.stderr.readline()
         assert main(["qgs", "status", "--socket", str(socket)]) == 0
+        _use(socket, tmp_path)
         server.send_signal(number)
         assert server.wait(10) == 0
     assert not socket.exists()
+
+
+def _use(socket: Path, folder: Path) -> None:
+    """A quote and the collateral for it, out of a QGS; together they verify."""
+    platform = SoftwarePlatform.open("lab")
+    (folder / "report").write_bytes(run_td(platform.module()).mr_report(bytes(64)).to_bytes())
+    (folder / "root.der").write_bytes(platform.trust_root())
+    where = ["--socket", str(socket)]
+    for raw in ([], ["--raw"]):
+        assert main(["qgs", "quote", str(folder / "report"), *where, *raw, "-o", str(folder / "quote")]) == 0
+    fmspc = platform.describe()["fmspc"]
+    assert main(["qgs", "collateral", "--fmspc", fmspc, *where, "-o", str(folder / "collateral")]) == 0
+    words = ["quote", "verify", str(folder / "quote"), "--collateral", str(folder / "collateral")]
+    assert main([*words, "--trust-root", str(folder / "root.der")]) in (0, 3)
+    assert main([*words]) == 3, "the root is not Intel's"

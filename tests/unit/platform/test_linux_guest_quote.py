@@ -16,6 +16,7 @@ import pytest
 from tdxstack.errors import PlatformMissing, SystemFault, UsageError
 from tdxstack.platform import linux_guest_quote
 from tdxstack.platform.linux_guest import GuestPaths
+from tdxstack.platform.linux_guest_hops import Hop, QuoteFault, qgs_fault
 from tdxstack.platform.linux_guest_quote import Via, attest_port, quote
 from tdxstack.wire import qgs
 
@@ -108,7 +109,46 @@ def test_configfs_failure_names_the_hop(paths: GuestPaths, entries: Entries) -> 
     entries.errors = {"outblob": [errno.EIO]}
     with pytest.raises(SystemFault, match="configfs-tsm: outblob: Input/output error") as caught:
         quote(DATA, paths=paths)
-    assert "quoting service" in (caught.value.hint or "")
+    assert "qgsd" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "number", "hop"),
+    [
+        ("outblob", errno.EIO, Hop.VMM_OR_QGS),
+        ("outblob", errno.ETIMEDOUT, Hop.VMM_OR_QGS),
+        ("outblob", errno.EINVAL, Hop.GUEST),
+        ("inblob", errno.EIO, Hop.GUEST),
+        ("provider", errno.EACCES, Hop.GUEST),
+    ],
+)
+def test_each_error_of_configfs_has_its_hop(
+    paths: GuestPaths, entries: Entries, attribute: str, number: int, hop: Hop
+) -> None:
+    entries.errors = {attribute: [number]}
+    with pytest.raises(QuoteFault, match=f"no quote, failed at {hop}: configfs-tsm: {attribute}") as caught:
+        quote(DATA, paths=paths)
+    assert (caught.value.hop, bool(caught.value.hint)) == (hop, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "hop"),
+    [
+        (0x12001, Hop.QGS_OR_PCCS),
+        (0x12003, Hop.QGS),
+        (0x12006, Hop.QGS),
+        (0xE011, Hop.QGS_OR_PCCS),
+    ],
+)
+def test_each_code_of_a_qgs_has_its_hop(code: int, hop: Hop) -> None:
+    fault = qgs_fault("QGS", code)
+    assert (fault.hop, f"0x{code:x}" in fault.message, bool(fault.hint)) == (hop, True, True)
+
+
+def test_via_has_the_names_of_the_ways() -> None:
+    assert Via.of("tdvmcall") is Via.of("ioctl") is Via.IOCTL
+    with pytest.raises(ValueError):
+        Via.of("pigeon")
 
 
 def test_configfs_of_another_technology(paths: GuestPaths, entries: Entries) -> None:

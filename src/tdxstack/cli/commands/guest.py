@@ -16,7 +16,7 @@ from tdxstack.errors import ExitCode, SystemFault, UsageError
 
 REPORT_DATA_SIZE = 64
 DIGEST_SIZE = 48
-VIAS = ("auto", "configfs", "vsock", "ioctl")
+VIAS = ("auto", "configfs", "vsock", "ioctl", "tdvmcall")
 #: How long the host waits for the guest: a quote takes seconds, an emulated CPU is slow.
 _SECONDS = 90.0
 

@@ -2,7 +2,8 @@
 
 A connection carries any number of requests, each with a 4-byte big-endian length in front, or bare TDREPORTs (raw
 mode). A request may arrive in pieces. What is not a request gets the protocol's error code; a length that no request
-has, or silence for 30 seconds, ends the connection.
+has, a client that reads no answer, or silence for 30 seconds, ends the connection. Quotes are made by a few threads,
+so that no client waits for another one's; a client has a limited number of connections, others are closed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import contextlib
 import logging
 import os
 import socket
+import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +30,10 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 30.0
 MAX_CONNECTIONS = 64
+#: Of one client: a user at a unix socket, a guest's CID at a vsock, an address at TCP.
+MAX_PER_CLIENT = 16
+#: Quotes that are made at once; as many as Intel's QGS has by default (``number_threads``).
+THREADS = 4
 #: Version of the collateral structure: 3.1 has the CRLs as DER.
 COLLATERAL_VERSION = (3, 1)
 PCK_CA = "platform"
@@ -139,7 +146,8 @@ class QgsServer:
         self._service = service
         self._idle = idle_seconds
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], str] = {}
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="qgs")
         self._unlink: Callable[[], None] = lambda: None
 
     async def listen_unix(self, path: Path) -> None:
@@ -182,21 +190,38 @@ class QgsServer:
         for task in list(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._unlink()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._connections) >= MAX_CONNECTIONS:
+        client = client_of(writer.get_extra_info("socket"))
+        if task is None or not self._admits(client):
             writer.close()
             return
-        self._connections.add(task)
+        self._connections[task] = client
         try:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
                 while await self._exchange(reader, writer):
                     pass
         finally:
-            self._connections.discard(task)
+            del self._connections[task]
             writer.close()
+
+    def _admits(self, client: str) -> bool:
+        mine = sum(other == client for other in self._connections.values())
+        if len(self._connections) < MAX_CONNECTIONS and mine < MAX_PER_CLIENT:
+            return True
+        log.warning("software QGS: no connection more for %s, which has %d", client, mine)
+        return False
+
+    async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        async with asyncio.timeout(self._idle):
+            writer.write(data)
+            await writer.drain()
+
+    async def _work(self, work: Callable[[bytes], bytes], data: bytes) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, data)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request and its answer; False ends the connection."""
@@ -209,21 +234,30 @@ class QgsServer:
                 length = qgs.frame_length(start, limit=qgs.MAX_REQUEST)
             except WireError as error:
                 log.warning("software QGS ends a connection: %s", error)
-                writer.write(qgs.frame(qgs.error_response(0, QgsError.INVALID_SIZE)))
-                await writer.drain()
+                await self._send(writer, qgs.frame(qgs.error_response(0, QgsError.INVALID_SIZE)))
                 return False
             message = await reader.readexactly(length)
-        writer.write(qgs.frame(self._service.answer(message)))
-        await writer.drain()
+        await self._send(writer, qgs.frame(await self._work(self._service.answer, message)))
         return True
 
     async def _raw(self, report: bytes, writer: asyncio.StreamWriter) -> bool:
         """Raw mode has no way to say no but to end the connection."""
         try:
-            quote = self._service.quote(report)
+            quote = await self._work(self._service.quote, report)
         except (ReportRefused, PlatformMissing, SystemFault) as error:
             log.warning("software QGS: %s", error)
             return False
-        writer.write(quote)
-        await writer.drain()
+        await self._send(writer, quote)
         return True
+
+
+def client_of(stream: socket.socket) -> str:
+    """Who is at the other end, as far as limits go."""
+    if stream.family == socket.AF_UNIX:
+        _, uid, _ = struct.unpack("3i", stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return f"uid {uid}"
+    try:
+        peer = stream.getpeername()
+    except OSError:
+        return "gone"
+    return f"CID {peer[0]}" if stream.family == socket.AF_VSOCK else str(peer[0])

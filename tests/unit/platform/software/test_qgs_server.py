@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import stat
 import struct
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,9 +16,10 @@ import pytest
 
 from tdxstack.errors import SystemFault
 from tdxstack.platform import qgs_client
+from tdxstack.platform.software import qgs_server
 from tdxstack.platform.software.collateral import Collateral
 from tdxstack.platform.software.platform import SoftwarePlatform
-from tdxstack.platform.software.qgs_server import QgsServer, QgsService
+from tdxstack.platform.software.qgs_server import MAX_PER_CLIENT, QgsServer, QgsService
 from tdxstack.platform.software.td import TrustDomain
 from tdxstack.wire import qgs
 from tdxstack.wire.qgs import GetCollateralRequest, GetPlatformInfoRequest, GetQuoteRequest, QgsError
@@ -203,3 +207,120 @@ def test_vsock_listens_and_tells_a_port_in_use(platform: SoftwarePlatform) -> No
 def test_nobody_listens(tmp_path: Path) -> None:
     with pytest.raises(SystemFault):
         asyncio.run(qgs_client.get_quote(tmp_path / "q", bytes(1024)))
+
+
+def test_clients_do_not_wait_for_each_other(platform: SoftwarePlatform, td: TrustDomain, tmp_path: Path) -> None:
+    """A quote that takes long holds up nobody else, and one that waits for a slow one is made all the same."""
+    started, release = threading.Event(), threading.Event()
+
+    class Slow(QgsService):
+        def quote(self, report: bytes) -> bytes:
+            if report[128:136] == b"slowslow":
+                started.set()
+                assert release.wait(20)
+            return super().quote(report)
+
+    async def main() -> None:
+        server = QgsServer(Slow(platform), idle_seconds=20)
+        await server.listen_unix(tmp_path / "q")
+        slow = asyncio.create_task(qgs_client.get_quote(tmp_path / "q", td.mr_report(b"slow" * 16).to_bytes()))
+        await asyncio.to_thread(started.wait, 20)
+        for _ in range(3):
+            Quote.from_bytes(await qgs_client.get_quote(tmp_path / "q", report_of(td)))
+        assert not slow.done()
+        release.set()
+        Quote.from_bytes(await slow)
+        await server.close()
+
+    asyncio.run(main())
+
+
+def test_one_client_has_so_many_connections(
+    platform: SoftwarePlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = iter(["a"] * (MAX_PER_CLIENT + 1) + ["b"])
+    monkeypatch.setattr(qgs_server, "client_of", lambda _: next(clients))
+
+    async def main() -> None:
+        async with serving(platform, tmp_path / "q") as path, contextlib.AsyncExitStack() as stack:
+            info = qgs.frame(GetPlatformInfoRequest().to_bytes())
+            answered = []
+            for _ in range(MAX_PER_CLIENT + 2):
+                streams = await stack.enter_async_context(connected(path))
+                with contextlib.suppress(OSError):
+                    streams[1].write(info)
+                    await streams[1].drain()
+                with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                    await framed(streams)
+                    answered.append(len(answered))
+                    continue
+                answered.append(-1)
+        assert [one < 0 for one in answered] == [False] * MAX_PER_CLIENT + [True, False]
+
+    asyncio.run(main())
+
+
+def test_who_is_at_the_other_end(platform: SoftwarePlatform, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class Watching(QgsServer):
+        def _admits(self, client: str) -> bool:
+            seen.append(client)
+            return super()._admits(client)
+
+    async def main() -> None:
+        server, tcp = Watching(QgsService(platform)), Watching(QgsService(platform))
+        await server.listen_unix(tmp_path / "q")
+        port = await tcp.listen_tcp("127.0.0.1", 0)
+        await qgs_client.platform_info(tmp_path / "q")
+        await qgs_client.platform_info(("127.0.0.1", port))
+        await server.close()
+        await tcp.close()
+
+    asyncio.run(main())
+    assert seen == [f"uid {os.getuid()}", "127.0.0.1"]
+
+
+def test_a_client_that_reads_nothing_is_let_go(platform: SoftwarePlatform, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(platform, tmp_path / "q", 0.3) as path, connected(path) as (reader, writer):
+            request = qgs.frame(GetCollateralRequest(b"SWTDX\0", "platform").to_bytes())
+            with contextlib.suppress(ConnectionError):
+                for _ in range(2000):
+                    writer.write(request)
+                    await asyncio.wait_for(writer.drain(), 5)
+                    await asyncio.sleep(0)
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(1 << 16):
+                    pass
+
+    asyncio.run(main())
+
+
+def test_collateral_of_a_qgs_is_that_of_its_platform(platform: SoftwarePlatform, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(platform, tmp_path / "q") as path:
+            found = await qgs_client.get_collateral(path, b"SWTDX\0", "platform")
+            published = platform.collateral()
+            assert found == {name: published[name] for name in found}
+            assert len(found) == 9
+            with pytest.raises(qgs_client.QgsRefused, match="collateral") as caught:
+                await qgs_client.get_collateral(path, bytes(6), "platform")
+            assert "PCCS" in (caught.value.hint or "")
+
+    asyncio.run(main())
+
+
+def test_raw_quotes_of_both_versions(platform: SoftwarePlatform, td: TrustDomain, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(platform, tmp_path / "q") as path:
+            for version in (4, 5):
+                platform.set_quote_version(version)
+                raw = await qgs_client.get_raw_quote(path, report_of(td))
+                assert Quote.from_bytes(raw).to_bytes() == raw
+            with pytest.raises(SystemFault, match="without a quote"):
+                await qgs_client.get_raw_quote(path, report_of(td)[:-1] + b"x")
+        with pytest.raises(SystemFault, match="no QGS"):
+            await qgs_client.get_raw_quote(tmp_path / "q", report_of(td))
+
+    asyncio.run(main())
