@@ -34,6 +34,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="collateral as one JSON document, a bundle, or what Intel's admin tool PUTs",
     )
+    bring.add_argument("--dry-run", action="store_true", help="check the files, take nothing in")
     bring.set_defaults(run=run_import)
     status = verbs.add_parser("status", help="what is in the database, and until when it is valid")
     _add_config(status)
@@ -79,6 +80,7 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="what collateral must be signed under, instead of Intel's root; repeatable",
     )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be made")
     output.add_json(parser)
     parser.set_defaults(run=run_init)
 
@@ -102,7 +104,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 def run_init(args: argparse.Namespace) -> ExitCode:
     """``pccs init``."""
     try:
-        from tdxstack.services.pccs.setup import Plan, initialise
+        from tdxstack.services.pccs.setup import Plan, initialise, planned_files
     except ImportError as missing:
         raise _needs_extra(missing) from None
     directory = args.directory or _default_directory()
@@ -115,10 +117,11 @@ def run_init(args: argparse.Namespace) -> ExitCode:
         names=tuple(args.name),
         trust_roots=tuple(args.trust_root),
     )
-    made = initialise(directory, plan)
+    made = planned_files(directory) if args.dry_run else initialise(directory, plan)
     body = output.document("pccs-init", {key: str(path) for key, path in made.items()})
     output.emit(args, body, lambda: "\n".join(f"{key:<16} {path}" for key, path in made.items()))
-    output.say(f"next: tdxctl pccs serve -c {made['settings']}")
+    if not args.dry_run:
+        output.say(f"next: tdxctl pccs serve -c {made['settings']}")
     return ExitCode.DONE
 
 
@@ -163,7 +166,7 @@ def run_import(args: argparse.Namespace) -> ExitCode:
                 data = Path(name).read_bytes()
             except OSError as error:
                 raise UsageError(f"{name}: {error.strerror}") from None
-            documents, platforms = bring(service, data, name)
+            documents, platforms = bring(service, data, name, dry_run=args.dry_run)
             output.say(f"{name}: {documents} documents, {platforms} platforms")
     finally:
         service.close()

@@ -79,7 +79,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
 
 def _text(status: Status, text: str) -> PlainTextResponse:
-    return PlainTextResponse(text + "\n", status_code=int(status))
+    return PlainTextResponse(text, status_code=int(status))
 
 
 def _add_errors(app: FastAPI) -> None:

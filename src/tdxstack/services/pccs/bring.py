@@ -14,8 +14,8 @@ from tdxstack.services.pccs.refusal import Refusal
 from tdxstack.services.pccs.service import Service
 
 
-def bring(service: Service, data: bytes, name: str) -> tuple[int, int]:
-    """Check and keep what is in ``data``; how many documents and platforms.
+def bring(service: Service, data: bytes, name: str, *, dry_run: bool = False) -> tuple[int, int]:
+    """Check and keep what is in ``data``; how many documents and platforms. With ``dry_run`` it is only checked.
 
     Raises:
         CollateralError: it is not signed under a trusted root.
@@ -26,14 +26,16 @@ def bring(service: Service, data: bytes, name: str) -> tuple[int, int]:
             brought = Intake(data, API_V4, service.collateral.admission, service.store).read()
         except Refusal as refusal:
             raise CollateralError(name, f"{name}: {refusal.text}") from refusal
-        service.store.put_platforms(brought.platforms, brought.documents)
+        if not dry_run:
+            service.store.put_platforms(brought.platforms, brought.documents)
         return len(brought.documents), len(brought.platforms)
     try:
         entries = read_bundle(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise UsageError(f"{name}: neither collateral nor a bundle") from None
     documents = [document for entry in entries for document in _documents(service, entry)]
-    service.store.put_documents(documents)
+    if not dry_run:
+        service.store.put_documents(documents)
     return len(documents), 0
 
 

@@ -21,6 +21,8 @@ from tdxstack.errors import StateError, SystemFault
 from tdxstack.services.pccs import schema
 from tdxstack.services.sql import WRITES, open_engine, sql_fault
 
+#: alembic's scripts.
+MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 0x7464785F706363
 
 
@@ -51,7 +53,7 @@ class Database:
         from alembic.util import CommandError
 
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+        config.set_main_option("script_location", str(MIGRATIONS))
         try:
             with self._engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
                 if self._engine.dialect.name == "postgresql":

@@ -24,21 +24,22 @@ class Status(IntEnum):
     UNAVAILABLE = 503
 
 
+#: What an answer says; for the statuses that Intel's PCCS has, what clients know from it.
 MEANINGS: dict[Status, str] = {
     Status.OK: "Operation successful.",
-    Status.INVALID_REQUEST: "The request's parameters or body are not valid.",
-    Status.UNAUTHORIZED: "The token is missing or wrong.",
-    Status.NO_CACHE_DATA: "There is no such collateral here.",
+    Status.INVALID_REQUEST: "Invalid request parameters.",
+    Status.UNAUTHORIZED: "Authentication failed.",
+    Status.NO_CACHE_DATA: "No cache data for this platform.",
     Status.CONFLICT: "This cannot be used, or not again.",
     Status.PCS_V3_GONE: "Version 3 of Intel's PCS has ended; what is not cached cannot be had in version 3.",
-    Status.CONTENT_TOO_LARGE: "The request's body is too large.",
+    Status.CONTENT_TOO_LARGE: "Content too large.",
     Status.TOO_MANY_REQUESTS: "Too many requests; try again.",
-    Status.INTEGRITY_ERROR: "The integrity of the data cannot be verified.",
-    Status.PLATFORM_UNKNOWN: "The platform is not known here; register it.",
-    Status.CERTS_UNAVAILABLE: "Certificates are not available for the platform's TCB.",
-    Status.INTERNAL_ERROR: "The service failed.",
-    Status.PCS_ACCESS_FAILURE: "The upstream PCS could not be asked, or answered with a fault.",
-    Status.UNAVAILABLE: "The service cannot do this at present.",
+    Status.INTEGRITY_ERROR: "The integrity of the data can't be verified.",
+    Status.PLATFORM_UNKNOWN: "The platform was not found in the cache.",
+    Status.CERTS_UNAVAILABLE: "Certificates are not available for certain TCBs.",
+    Status.INTERNAL_ERROR: "Internal server error occurred.",
+    Status.PCS_ACCESS_FAILURE: "Unable to retrieve the collateral from the Intel SGX PCS.",
+    Status.UNAVAILABLE: "Server is currently unable to process the request.",
 }
 
 

@@ -27,14 +27,11 @@ class Plan:
     trust_roots: tuple[str, ...] = ()
 
 
-def initialise(directory: Path, plan: Plan) -> dict[str, Path]:
-    """Make the directory; the files by what they are.
-
-    The tokens are in files of their own that only the owner can read; the settings hold their hashes.
+def planned_files(directory: Path) -> dict[str, Path]:
+    """What :func:`initialise` makes; the files by what they are.
 
     Raises:
         StateError: there is a service already.
-        UsageError, PlatformMissing, SystemFault
     """
     made = {
         "settings": directory / "pccs.toml",
@@ -46,6 +43,19 @@ def initialise(directory: Path, plan: Plan) -> dict[str, Path]:
     }
     if made["settings"].exists():
         raise StateError(str(directory), "make a PCCS", "there is one already", "an empty directory")
+    return made
+
+
+def initialise(directory: Path, plan: Plan) -> dict[str, Path]:
+    """Make the directory; the files by what they are.
+
+    The tokens are in files of their own that only the owner can read; the settings hold their hashes.
+
+    Raises:
+        StateError: there is a service already.
+        UsageError, PlatformMissing, SystemFault
+    """
+    made = planned_files(directory)
     files.private_directory(directory)
     tokens = new_token(), new_token()
     roots = [str(Path(root).absolute()) for root in plan.trust_roots]
