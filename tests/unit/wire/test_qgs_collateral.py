@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ SIGNATURE = "ab" * 64
 
 
 def answer(**parts: bytes) -> GetCollateralResponse:
-    whole = {
+    whole: dict[str, Any] = {
         "pck_crl_issuer_chain": b"chain 1\0",
         "root_ca_crl": b"\x30\x01\x02",
         "pck_crl": b"300102\0",

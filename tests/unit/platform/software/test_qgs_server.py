@@ -244,7 +244,7 @@ def test_one_client_has_so_many_connections(
     async def main() -> None:
         async with serving(platform, tmp_path / "q") as path, contextlib.AsyncExitStack() as stack:
             info = qgs.frame(GetPlatformInfoRequest().to_bytes())
-            answered = []
+            answered: list[int] = []
             for _ in range(MAX_PER_CLIENT + 2):
                 streams = await stack.enter_async_context(connected(path))
                 with contextlib.suppress(OSError):
