@@ -44,6 +44,7 @@ def _results(tdxctl: Tdxctl, folder: Path, *words: str, seconds: float) -> tuple
     return found, done.returncode
 
 
+@pytest.mark.timeout(SELECTION_SECONDS + 60)
 def test_a_selection(tdxctl: Tdxctl, quickstart: Any, tmp_path: Path) -> None:
     del quickstart
     words = [word for one in SELECTION for word in ("-c", one)]

@@ -157,14 +157,16 @@ def run_start(args: argparse.Namespace) -> ExitCode:
 
 def _set_debug(args: argparse.Namespace) -> None:
     """Keep ``--debug`` in the TD's settings, so that `td show` tells and a restart does the same."""
-    from tdxstack.vm import changes
+    from tdxstack.vm import changes, plan
     from tdxstack.vm.lifecycle import status
     from tdxstack.vm.spec import Boot
 
-    spec = status(args.name).spec
+    record = status(args.name)
+    spec = record.spec
     if args.debug and args.wait:
         raise UsageError("a TD that is debugged waits for gdb, its agent cannot report", hint="leave --wait out")
     if spec.debug is not args.debug:
+        plan.prepare(_debugged(args, record))
         changes.change(args.name, {"debug": args.debug})
     if args.debug and spec.boot is not Boot.DIRECT:
         output.say(
