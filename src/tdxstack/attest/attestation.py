@@ -11,7 +11,9 @@ from tdxstack.dcap import Collateral, Verifier
 from tdxstack.dcap.appraisal import Appraisal, appraise
 from tdxstack.dcap.document import verification_members
 from tdxstack.dcap.policy import Policy
+from tdxstack.measure.boot import read_boot
 from tdxstack.measure.prediction import Prediction
+from tdxstack.wire.quote import TdReportBody
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,10 @@ def attest(evidence: Evidence, expected: Prediction, verifier: Verifier, policy:
         WireError: the quote cannot be read, or is not a TD's.
     """
     verification = verifier.verify(evidence.quote, now=now)
-    appraisal = appraise(verification, policy, report_data=evidence.report_data)
+    quote = verification.quote
+    rtmr2 = quote.body.rtmrs[2] if quote and isinstance(quote.body, TdReportBody) else None
+    boot = read_boot(evidence.ccel, evidence.ima, rtmr2) if policy.needs_log else None
+    appraisal = appraise(verification, policy, report_data=evidence.report_data, boot=boot)
     return Attestation(evidence, appraisal, judge_measurements(evidence, expected))
 
 

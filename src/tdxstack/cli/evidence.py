@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tdxstack.errors import CollateralError, UsageError, WireError
+from tdxstack.wire.quote import Quote, TdReportBody
 
 if TYPE_CHECKING:
     from tdxstack.dcap import Collateral
     from tdxstack.dcap.policy import Policy
+    from tdxstack.measure.boot import BootRecord
 
 _ENCODED = re.compile(rb"[0-9A-Za-z+/]+={0,2}")
 #: No file of evidence is longer.
@@ -122,6 +124,19 @@ def read_policy(path: str | None) -> Policy:
         return Policy.from_text(read_bytes(path, "policy").decode())
     except UnicodeDecodeError:
         raise UsageError(f"policy {path}: not a text") from None
+
+
+def read_boot(log: str | None, ima: str | None, quote: Quote | None) -> BootRecord | None:
+    """What an event log (and an IMA list) says of the boot; None without a log. Raises UsageError."""
+    from tdxstack.measure.boot import read_boot as read
+
+    if log is None:
+        if ima is not None:
+            raise UsageError("--ima needs --event-log", hint="tdxctl td attest saves both")
+        return None
+    body = quote.body if quote else None
+    rtmr2 = body.rtmrs[2] if isinstance(body, TdReportBody) else None
+    return read(read_bytes(log, "event log"), read_bytes(ima, "IMA list") if ima else None, rtmr2)
 
 
 def point_in_time(text: str) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from tdxstack.dcap.certificate import Certificate, CertificateFault
 from tdxstack.dcap.chain import Chain
-from tdxstack.dcap.policy import DAY, XFAM_FIXED0, XFAM_FIXED1, Policy
+from tdxstack.dcap.event_rules import BootRecord, Rule, event_rules
+from tdxstack.dcap.policy import Policy
+from tdxstack.dcap.policy_sections import DAY, XFAM_FIXED0, XFAM_FIXED1
 from tdxstack.dcap.status import QvlStatus, TcbStatus
 from tdxstack.dcap.verification import Supplemental, Verification
 from tdxstack.errors import WireError
@@ -20,15 +21,6 @@ from tdxstack.wire.tdreport import TD_ATTRIBUTES_DEFINED, TdAttributes
 #: Half the order of P-256: a signature with a larger s has a twin with a smaller one.
 _HALF_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551 // 2
 _OUT_OF_DATE = (TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED)
-
-
-class Rule(NamedTuple):
-    """One rule: whether it holds, what it wants, what is there. ``name`` is that of the policy's setting."""
-
-    name: str
-    holds: bool
-    wanted: str
-    actual: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +49,16 @@ class Appraisal:
         return tuple(rule for rule in self.rules if not rule.holds)
 
 
-def appraise(verification: Verification, policy: Policy, *, report_data: bytes | None = None) -> Appraisal:
+def appraise(
+    verification: Verification,
+    policy: Policy,
+    *,
+    report_data: bytes | None = None,
+    boot: BootRecord | None = None,
+) -> Appraisal:
     """Judge by ``policy``; ``report_data`` (up to 64 bytes), if given, takes the place of the policy's own.
+
+    ``boot`` is what an event log says (``tdxstack.measure.boot``); without one, rules on events do not hold.
 
     Rules are judged also where verification failed, as far as the quote can be read, so that all faults are seen at
     once; such evidence is not accepted whatever they say.
@@ -68,6 +68,7 @@ def appraise(verification: Verification, policy: Policy, *, report_data: bytes |
     rules: list[Rule] = []
     for group in _GROUPS:
         rules.extend(group(verification, policy))
+    rules.extend(event_rules(verification.quote, policy, boot))
     return Appraisal(policy, verification, tuple(rules))
 
 

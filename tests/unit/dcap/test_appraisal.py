@@ -230,7 +230,7 @@ def test_published_schema_is_that_of_the_code() -> None:
 
 
 def test_every_setting_is_exercised_here() -> None:
-    source = Path(__file__).read_text()
+    source = Path(__file__).read_text() + Path(__file__).with_name("test_event_rules.py").read_text()
     for section in fields(Policy):
         if section.name != "name":
             for item in fields(type(getattr(Policy(), section.name))):

@@ -40,6 +40,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     verify.add_argument(
         "--report-data", metavar="HEX", type=evidence.hexadecimal, help="what the quote has to carry as report data"
     )
+    text = "the boot's event log (data of the ACPI table CCEL, TPM log), for the policy's rules on events"
+    verify.add_argument("--event-log", metavar="FILE", help=text)
+    verify.add_argument("--ima", metavar="FILE", help="the IMA list that the guest's kernel extended RTMR2 by")
     verify.add_argument("--ear", metavar="FILE", help="write the result as an EAR token (JWT, ES384) to FILE")
     verify.add_argument("--ear-key", metavar="FILE", help="the token's signing key: P-384, PEM")
     verify.add_argument("--nonce", metavar="TEXT", help="the relying party's nonce, for the token")
@@ -68,7 +71,8 @@ def run_verify(args: argparse.Namespace) -> ExitCode:
 
     policy = evidence.read_policy(args.policy)
     verification, fault = _verify(args)
-    appraisal = appraise(verification, policy, report_data=args.report_data)
+    boot = evidence.read_boot(args.event_log, args.ima, verification.quote)
+    appraisal = appraise(verification, policy, report_data=args.report_data, boot=boot)
     first = Step("collateral", "fail", fault.message) if fault else Step("collateral", "pass", "")
     body = output.document("quote-verification", verification_members(appraisal, first_steps=(first,)))
     if fault:

@@ -13,10 +13,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tdxstack.dcap import Verifier, ear
+from tdxstack.dcap import Verification, Verifier, ear
 from tdxstack.dcap.appraisal import Appraisal, appraise
 from tdxstack.dcap.policy import Policy
 from tdxstack.errors import CollateralError, WireError
+from tdxstack.measure.boot import BootRecord, boot_record
+from tdxstack.measure.ima_replay import cover
 from tdxstack.pcs.cache import Cache
 from tdxstack.pcs.collateral import Wanted
 from tdxstack.pcs.from_quote import wanted_for
@@ -25,6 +27,7 @@ from tdxstack.services.pccs.refusal import Refusal, Status
 from tdxstack.services.verifier.evidence import Evidence
 from tdxstack.services.verifier.logs import Logs, judge_logs
 from tdxstack.services.verifier.nonces import NonceRefused, Nonces
+from tdxstack.wire.td_report_body import TdReportBody
 
 #: Verifiers kept, one for each FMSPC, TEE and CA; each is made anew after so many seconds.
 _KEPT, _KEPT_SECONDS = 64, 600
@@ -110,7 +113,8 @@ class Attestation:
             raise Refusal(Status.CONFLICT, str(refused)) from None
         now = int(self._clock())
         verification = self._verifier(evidence.quote, now).verify(evidence.quote, now=now)
-        appraisal = appraise(verification, policy, report_data=evidence.report_data)
+        boot = _boot(evidence, verification) if policy.needs_log else None
+        appraisal = appraise(verification, policy, report_data=evidence.report_data, boot=boot)
         logs = judge_logs(evidence, verification.quote)
         return Result(
             self._token(appraisal, logs, evidence, now),
@@ -172,3 +176,12 @@ class Attestation:
 
 def _text(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _boot(evidence: Evidence, verification: Verification) -> BootRecord | None:
+    """What the event log says of the boot, with as much of the IMA list as the quote covers."""
+    if evidence.event_log is None:
+        return None
+    body = verification.quote.body if verification.quote else None
+    rtmr2 = body.rtmrs[2] if isinstance(body, TdReportBody) else None
+    return boot_record(evidence.event_log, cover(evidence.event_log, evidence.ima_list or (), rtmr2).extends)
