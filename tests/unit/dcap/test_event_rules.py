@@ -16,7 +16,7 @@ from tdxstack.dcap.collateral import Collateral
 from tdxstack.dcap.event_rules import Rule
 from tdxstack.dcap.policy import Policy
 from tdxstack.measure.boot import BootRecord, CommandLine, _tagged, boot_record, read_boot
-from tdxstack.wire.tcg import Algorithm, Event, EventLog, EventType
+from tdxstack.wire.tcg import Algorithm, Digest, Event, EventLog, EventType
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_load_options_are_compared_by_digest(verification: Verification) -> None
 
 def test_events_of_the_stub_are_found() -> None:
     tag = b"\xed\x22\x36\x8f" + (25).to_bytes(4, "little") + b"LOADED_IMAGE::LoadOptions"
-    event = Event(3, EventType.EV_EVENT_TAG, ((Algorithm.SHA384, b"\x05" * 48),), tag)
+    event = Event(3, EventType.EV_EVENT_TAG, (Digest(Algorithm.SHA384, b"\x05" * 48),), tag)
     record = BootRecord((bytes(48),) * 4, (False,) * 4, [])
     _tagged(event, b"\x05" * 48, record)
     assert record.command_lines == [CommandLine(b"\x05" * 48)]
