@@ -42,6 +42,14 @@ def read_bytes(path: str, what: str, *, limit: int = MAX_FILE_SIZE) -> bytes:
     return data
 
 
+def read_text(path: str, what: str) -> str:
+    """The file's text. Raises UsageError."""
+    try:
+        return read_bytes(path, what).decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"{what} {path}: not a text") from None
+
+
 def read_quote(path: str) -> bytes:
     """A quote from a file: binary, hexadecimal or base64, or JSON with one of these as ``quote``.
 

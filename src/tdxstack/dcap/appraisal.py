@@ -55,10 +55,12 @@ def appraise(
     *,
     report_data: bytes | None = None,
     boot: BootRecord | None = None,
+    more: tuple[Rule, ...] = (),
 ) -> Appraisal:
     """Judge by ``policy``; ``report_data`` (up to 64 bytes), if given, takes the place of the policy's own.
 
     ``boot`` is what an event log says (``tdxstack.measure.boot``); without one, rules on events do not hold.
+    ``more`` are rules that were judged elsewhere, such as those of a Rego policy.
 
     Rules are judged also where verification failed, as far as the quote can be read, so that all faults are seen at
     once; such evidence is not accepted whatever they say.
@@ -69,7 +71,7 @@ def appraise(
     for group in _GROUPS:
         rules.extend(group(verification, policy))
     rules.extend(event_rules(verification.quote, policy, boot))
-    return Appraisal(policy, verification, tuple(rules))
+    return Appraisal(policy, verification, (*rules, *more))
 
 
 def _in_grace(verification: Verification, policy: Policy) -> bool:

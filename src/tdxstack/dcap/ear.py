@@ -84,6 +84,10 @@ def trustworthiness_vector(appraisal: Appraisal) -> dict[str, int]:
         vector["executables"] = UNRECOGNIZED_RUNTIME if failed & set(_CODE_RULES) else approved
     isolated = ISOLATED_RUNTIME if verification.software else ENCRYPTED_RUNTIME
     vector["runtime-opaque"] = VISIBLE_RUNTIME if _debug(appraisal) else isolated
+    for rule in appraisal.rules:  # a Rego policy's claims: the worse of two counts
+        if rule.name.startswith("rego."):
+            name, claim = rule.name.removeprefix("rego."), int(rule.actual)
+            vector[name] = max(vector.get(name, 0), claim, key=Tier.of) if claim else vector.get(name, 0)
     return vector
 
 

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 
 from tdxstack.errors import WireError
 from tdxstack.measure.check import digest_matches_data
-from tdxstack.measure.describe import describe
+from tdxstack.measure.describe import describe, image_path, text_of
 from tdxstack.measure.ima_replay import cover
 from tdxstack.measure.logs import load
 from tdxstack.measure.replay import replay
 from tdxstack.measure.rtmr import COUNT
 from tdxstack.wire.efi.variable import VariableData
 from tdxstack.wire.ima import read_list
-from tdxstack.wire.tcg import Algorithm, Event, EventLog, EventType
+from tdxstack.wire.tcg import Algorithm, Event, EventLog, EventType, event_type_name
 
+ALGORITHM_NAMES: dict[int, str] = {Algorithm.SHA1: "SHA-1", Algorithm.SHA256: "SHA-256", Algorithm.SHA384: "SHA-384"}
 _CMDLINE = b"kernel_cmdline: "
 _LOAD_OPTIONS, _INITRD = "kernel command line (LoadOptions)", "initrd"
 
@@ -92,6 +93,34 @@ def read_boot(log: bytes, ima: bytes | None = None, rtmr2: bytes | None = None) 
     record = boot_record(loaded.log, extends)
     record.problems += problems
     return record
+
+
+def event_members(log: EventLog) -> list[dict[str, object]]:
+    """The events as plain values: type's name, register index, digests, and what the data says (its text, or the
+    device path of an image). Names are those of Trustee's ``uefi_event_logs``."""
+    return [
+        {
+            "type_name": event_type_name(event.event_type),
+            "index": event.mr_index,
+            "digests": [
+                {"alg": ALGORITHM_NAMES.get(digest.algorithm, f"{digest.algorithm:#x}"), "digest": digest.value.hex()}
+                for digest in event.digests
+            ],
+            "details": _details(event),
+        }
+        for event in log.events
+    ]
+
+
+def _details(event: Event) -> dict[str, object]:
+    if event.event_type == EventType.EV_EFI_BOOT_SERVICES_APPLICATION:
+        path = image_path(event.data)
+        return {"device_paths": [f"File({path})"] if path else []}
+    if event.event_type == EventType.EV_EVENT_TAG:
+        return {"string": text_of(event.data[8:])}
+    if event.event_type == EventType.EV_IPL:
+        return {"string": text_of(event.data)}
+    return {"string": describe(event)}
 
 
 def _tagged(event: Event, digest: bytes, record: BootRecord) -> None:

@@ -41,7 +41,7 @@ def describe(event: Event) -> str:
     if kind in _VARIABLES:
         return _clip(_variable(event))
     if kind in _IMAGES:
-        return _clip(f"{_IMAGES[EventType(kind)]} {_image_path(data)}".rstrip())
+        return _clip(f"{_IMAGES[EventType(kind)]} {image_path(data)}".rstrip())
     if kind == EventType.EV_SEPARATOR:
         return "separator" if data in (bytes(4), b"\xff" * 4) else f"separator {data[:8].hex()}"
     if kind in (EventType.EV_EFI_GPT_EVENT, EventType.EV_EFI_GPT_EVENT2):
@@ -95,7 +95,7 @@ def _variable(event: Event) -> str:
     return f"variable {variable.name}: {f'{len(value)} bytes' if value else 'absent'}"
 
 
-def _image_path(data: bytes) -> str:
+def image_path(data: bytes) -> str:
     """Text of the file path nodes in an EFI_IMAGE_LOAD_EVENT."""
     if len(data) < 32:
         return ""

@@ -23,6 +23,7 @@ from tdxstack.wire.tdreport import TdAttributes
 if TYPE_CHECKING:
     from tdxstack.dcap import Verification
     from tdxstack.dcap.appraisal import Appraisal
+    from tdxstack.dcap.event_rules import Rule
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
 
@@ -43,6 +44,10 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     text = "the boot's event log (data of the ACPI table CCEL, TPM log), for the policy's rules on events"
     verify.add_argument("--event-log", metavar="FILE", help=text)
     verify.add_argument("--ima", metavar="FILE", help="the IMA list that the guest's kernel extended RTMR2 by")
+    verify.add_argument(
+        "--rego", metavar="FILE", help="a Rego policy in Trustee's shape, judged besides (needs regopy)"
+    )
+    verify.add_argument("--reference-values", metavar="FILE", help="the Rego policy's reference values (JSON object)")
     verify.add_argument("--ear", metavar="FILE", help="write the result as an EAR token (JWT, ES384) to FILE")
     verify.add_argument("--ear-key", metavar="FILE", help="the token's signing key: P-384, PEM")
     verify.add_argument("--nonce", metavar="TEXT", help="the relying party's nonce, for the token")
@@ -72,7 +77,8 @@ def run_verify(args: argparse.Namespace) -> ExitCode:
     policy = evidence.read_policy(args.policy)
     verification, fault = _verify(args)
     boot = evidence.read_boot(args.event_log, args.ima, verification.quote)
-    appraisal = appraise(verification, policy, report_data=args.report_data, boot=boot)
+    more = _rego_rules(args, verification)
+    appraisal = appraise(verification, policy, report_data=args.report_data, boot=boot, more=more)
     first = Step("collateral", "fail", fault.message) if fault else Step("collateral", "pass", "")
     body = output.document("quote-verification", verification_members(appraisal, first_steps=(first,)))
     if fault:
@@ -83,6 +89,21 @@ def run_verify(args: argparse.Namespace) -> ExitCode:
         _write_token(args, appraisal)
     output.emit(args, body, lambda: _verdict_text(body))
     return exit_code(appraisal, fault)
+
+
+def _rego_rules(args: argparse.Namespace, verification: Verification) -> tuple[Rule, ...]:
+    from tdxstack.dcap.rego import RegoPolicy, trustee_input
+    from tdxstack.measure.boot import event_members
+    from tdxstack.measure.logs import load
+
+    if not args.rego:
+        if args.reference_values:
+            raise UsageError("--reference-values needs --rego")
+        return ()
+    reference = evidence.read_text(args.reference_values, "reference values") if args.reference_values else "{}"
+    policy = RegoPolicy.from_text(evidence.read_text(args.rego, "Rego policy"), reference)
+    events = event_members(load(evidence.read_bytes(args.event_log, "event log")).log) if args.event_log else None
+    return policy.rules(trustee_input(verification, events))
 
 
 def _write_token(args: argparse.Namespace, appraisal: Appraisal) -> None:
