@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
+from fuzz import measured
 from tdxstack.cli.commands.quote import output_text
 from tdxstack.cli.commands.quote import show_members as show_quote
 from tdxstack.cli.commands.report import show_members as show_report
@@ -188,4 +189,4 @@ def registration(data: bytes) -> None:
 
 
 _ALL = (quote, shown, collateral, certificate, chain, crl, documents, tdreport, eventlog, policy, pccs, registration)
-TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for target in _ALL}
+TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for target in _ALL} | measured.TARGETS
