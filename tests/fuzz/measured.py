@@ -82,6 +82,8 @@ _FIRMWARE_READS = _only_wire_errors(TdvfMetadata.from_bytes, VariableStore.from_
 variables = _only_wire_errors(VariableData.from_bytes, read_lists, TdHob.from_bytes, allocated_files)
 pe = _only_wire_errors(lambda data: authenticode(data, "sha384", "sha256"), Uki.from_bytes)
 smbios = _only_wire_errors(SmbiosTable.from_bytes)
+
+
 def gpt(data: bytes) -> None:
     """Partition tables, whose checksums are made right first: a fuzzer would not get past them."""
     disk = bytearray(data.ljust(2048, b"\0"))
