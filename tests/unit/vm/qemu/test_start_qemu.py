@@ -22,7 +22,7 @@ MACHINE = Machine(
     qemu=Path("/usr/bin/qemu-system-x86_64"),
     legacy_firmware=Path("/usr/share/seabios/bios.bin"),
     image_format="qcow2",
-    log=Path("/work/vm_log_2023-09-21T1200.log"),
+    log=Path("/logs/vm_log_2023-09-21T1200.log"),
     megahertz=2000.0,
 )
 CASES: dict[str, dict[str, Any]] = {
