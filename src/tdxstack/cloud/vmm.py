@@ -70,12 +70,14 @@ class VMMBase(Protocol):
 
     def state(self) -> str:
         """One of the ``VM_STATE_`` constants."""
+        ...
 
     def update(self, values: Mapping[str, Any]) -> None:
         """Change settings of the machine, which must be off."""
 
     def record(self) -> TdRecord:
         """What is known of it: ports, addresses, the specification."""
+        ...
 
 
 class _Supervised:

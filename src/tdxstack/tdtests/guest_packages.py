@@ -37,9 +37,8 @@ def install(guest: VMGuest, packages: Sequence[str], program: str) -> None:
     """
     if guest.ssh_run(f"command -v {program}").retcode == 0:
         return
-    release = dict(
-        line.partition("=")[::2] for line in answer(guest, "cat /etc/os-release").replace('"', "").splitlines()
-    )
+    lines = answer(guest, "cat /etc/os-release").replace('"', "").splitlines()
+    release = {key: value for key, _, value in (line.partition("=") for line in lines)}
     files = fetch(release.get("ID", ""), release.get("VERSION_CODENAME", ""), _status(guest), packages)
     answer(guest, f"mkdir -p {FOLDER}")
     for file in files:

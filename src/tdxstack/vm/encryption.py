@@ -45,6 +45,7 @@ class Memory(Protocol):
 
     def read(self, address: int, size: int) -> bytes:
         """``size`` bytes from a guest physical address."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
