@@ -163,5 +163,5 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Evidence goes where it was meant to go."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:  # noqa: PLR0917 - the base class has them
         """Follow nothing."""
