@@ -112,7 +112,6 @@ def test_a_pccs_before_a_pccs(
     assert second.client.get("/tdx/certification/v4/tcb", params={"fmspc": "0" * 12}).status_code == 404
 
 
-@pytest.mark.slow
 def test_schemathesis_finds_nothing(server: Server) -> None:
     tool = Path(sys.executable).with_name("schemathesis")
     headers = [f"{name}:{value}" for kind in ("user", "admin") for name, value in server.token(kind).items()]
@@ -122,7 +121,7 @@ def test_schemathesis_finds_nothing(server: Server) -> None:
     # everywhere, so that what is asked for where is for the unit tests.
     unfit = "positive_data_acceptance,ignored_auth,missing_required_header"
     command += ["--checks", "all", "--exclude-checks", unfit]
-    command += ["--max-examples", "30", "--continue-on-failure", "--no-color", "--seed", "1"]
+    command += ["--max-examples", "8", "--continue-on-failure", "--no-color", "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, cwd=server.folder)
     assert done.returncode == 0, done.stdout[-6000:]
     assert server.client.get("/readyz").status_code == 200
