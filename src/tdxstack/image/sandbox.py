@@ -10,6 +10,7 @@ from typing import IO, cast
 
 from tdxstack.errors import NetworkFault, ProcessFailed, SystemFault, TdxStackError
 from tdxstack.image.recipes import ASSETS
+from tdxstack.system import paths
 from tdxstack.system.process import PIPE, STDOUT, spawn
 
 Progress = Callable[[str], None]
@@ -34,7 +35,8 @@ def require_root(what: str) -> None:
         SystemFault: we are not root.
     """
     if os.geteuid() != 0:
-        raise SystemFault(f"{what} needs root", hint=f"sudo -E {sys.executable} -m tdxstack.cli {what}")
+        places = f"TDXSTACK_HOME={paths.home()} TDXSTACK_CACHE={paths.cache()}"
+        raise SystemFault(f"{what} needs root", hint=f"sudo env {places} {sys.executable} -m tdxstack.cli {what}")
 
 
 def contained(argv: Sequence[str]) -> list[str]:
