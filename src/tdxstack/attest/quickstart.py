@@ -30,7 +30,7 @@ from tdxstack.vm.spec import TdSpec
 Progress = Callable[[str], None]
 NAME = "quickstart"
 MIB = 1 << 20
-READY_TIMEOUT = 300.0
+READY_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True, slots=True)
