@@ -194,6 +194,24 @@ def test_a_disk_that_fills_up_during_a_build(builder: Tdxctl) -> None:
         _no_image(builder)
 
 
+def test_a_disk_that_is_full_when_the_td_is_defined(tdxctl: Tdxctl, quickstart: Any, own: Tdxctl) -> None:
+    _link_cache(tdxctl, own, "firmware*", "accelerator.json")
+    (own.home / "images").mkdir()
+    for path in (tdxctl.home / "images").glob("debian-13-*"):
+        (own.home / "images" / path.name).symlink_to(path)
+    with _small_disk(own.home / "tds", "16k"):
+        with contextlib.suppress(OSError), (own.home / "tds" / "filler").open("wb", buffering=0) as stream:
+            while stream.write(bytes(4096)):
+                pass
+        done = own("quickstart", timeout=300)
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert "next: free space" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert own.json("td", "list")["tds"] == []
+        assert {path.name for path in (own.home / "tds").iterdir()} <= {"filler", ".lock"}
+
+
 # -- a quickstart whose parts die -------------------------------------------------------------------------------
 
 
