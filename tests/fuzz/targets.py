@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from fuzz import measured
+from fuzz.measure_targets import MEASURE_TARGETS
 from tdxstack.cli.commands.quote import output_text
 from tdxstack.cli.commands.quote import show_members as show_quote
 from tdxstack.cli.commands.report import show_members as show_report
@@ -189,4 +190,6 @@ def registration(data: bytes) -> None:
 
 
 _ALL = (quote, shown, collateral, certificate, chain, crl, documents, tdreport, eventlog, policy, pccs, registration)
-TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for target in _ALL} | measured.TARGETS
+TARGETS: dict[str, Callable[[bytes], None]] = (
+    {target.__name__: target for target in _ALL} | measured.TARGETS | MEASURE_TARGETS
+)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 _CONSTRUCTS = frozenset(("if", "for", "while", "until", "function", "menuentry", "submenu", "case", "{", "}", "!"))
 _NAME = re.compile(r"\{(\w+|[?@*#]|\d+)\}|(\w+|[?@*#])")
 _KNOWN_ELSEWHERE = re.compile(r"feature_|net_|pxe_|[?@*#]|\d")
-MAX_SCRIPT = 1 << 20
+MAX_SCRIPT = 1 << 18
+MAX_SHOWN = 80
 
 
 class ScriptFault(Exception):
@@ -64,28 +65,27 @@ def expand(words: list[Word], variables: Mapping[str, str]) -> list[str]:
     Raises:
         ScriptFault: a variable whose value is not known, or a wildcard.
     """
-    found: list[str] = []
-    for word in words:
-        current: list[str] = [""]
-        some = False
-        for part in word:
-            if not part.variable:
-                if not part.quoted and any(mark in part.text for mark in "*?"):
-                    raise ScriptFault(f"the wildcard in {part.text} is not followed")
-                current[-1] += part.text
-                some = True
-                continue
-            value = _value(part.text, variables)
-            if part.quoted:
-                current[-1] += value
-                some = True
-            elif pieces := value.split():
-                current[-1] += pieces[0]
-                current += pieces[1:]
-                some = True
-        if some:
-            found += current
-    return found
+    return [text for word in words for text in _expanded(word, variables)]
+
+
+def _expanded(word: Word, variables: Mapping[str, str]) -> list[str]:
+    """The words that one word becomes: none where it is an unset variable, several where a value has blanks."""
+    parts: list[list[str]] = [[]]
+    some = False
+    for part in word:
+        if not part.variable:
+            if not part.quoted and any(mark in part.text for mark in "*?"):
+                raise ScriptFault(f"the wildcard in {part.text[:MAX_SHOWN]} is not followed")
+            pieces = [part.text]
+        elif part.quoted:
+            pieces = [_value(part.text, variables)]
+        else:
+            pieces = _value(part.text, variables).split()
+        if pieces:
+            some = True
+            parts[-1].append(pieces[0])
+            parts += [[piece] for piece in pieces[1:]]
+    return ["".join(one) for one in parts] if some else []
 
 
 def _value(name: str, variables: Mapping[str, str]) -> str:
