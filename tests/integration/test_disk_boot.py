@@ -6,7 +6,7 @@ import pytest
 
 from integration.conftest import Tdxctl
 
-pytestmark = [pytest.mark.integration, pytest.mark.network]
+pytestmark = [pytest.mark.integration, pytest.mark.network, pytest.mark.timeout(1800)]
 BUILD_TIMEOUT = 900.0
 BOOT_TIMEOUT = 360.0
 
