@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tdxstack.errors import ProcessFailed, UsageError
+from tdxstack.errors import ProcessFailed, UsageError, WireError
 from tdxstack.system.process import run
+from tdxstack.wire.pe import PeImage
 
 SECONDS = 120.0
 PEM_MARK = b"-----BEGIN"
@@ -38,7 +40,13 @@ class Signer:
         return self
 
     def has_signed(self, image: bytes) -> bool:
-        """Whether the image carries a good signature that this certificate verifies."""
+        """Whether the image carries a good signature that this certificate verifies.
+
+        sbverify takes the certificates inside signatures for good too, so that it is asked about those alone that
+        hold this certificate.
+        """
+        if not _holds(image, self.certificate.read_bytes()):
+            return False
         with tempfile.TemporaryDirectory(prefix="tdxstack-sign-") as folder:
             source = Path(folder) / "image"
             source.write_bytes(image)
@@ -61,3 +69,14 @@ class Signer:
             except ProcessFailed as failed:
                 said = failed.output.strip().splitlines()
                 raise UsageError(f"sbsign refused: {said[-1] if said else 'no reason given'}") from None
+
+
+def _holds(image: bytes, certificate: bytes) -> bool:
+    """Whether a certificate (PEM) is among those in the image's signatures."""
+    body = certificate.partition(b"-----BEGIN CERTIFICATE-----")[2].partition(b"-----END")[0]
+    try:
+        start, size = PeImage.from_bytes(image).certificate_table
+        der = base64.b64decode(b"".join(body.split()))
+    except (WireError, ValueError):
+        return False
+    return bool(der) and der in image[start : start + size]

@@ -86,6 +86,15 @@ def test_a_second_time_there_is_nothing_to_do(disk: Path, signer: Signer) -> Non
     assert hashlib.sha256(disk.read_bytes()).digest() == first
 
 
+def test_a_signature_of_somebody_elses_does_not_count(signer: Signer, tmp_path: Path) -> None:
+    new_keys(tmp_path / "other", "Other", now=datetime.datetime.now(datetime.UTC))
+    other = Signer(tmp_path / "other" / "db.key", tmp_path / "other" / "db.pem")
+    twice = other.sign(Signer(tmp_path / "other" / "KEK.key", tmp_path / "other" / "KEK.pem").sign(PROGRAM))
+    assert other.has_signed(twice)
+    assert not signer.has_signed(twice)
+    assert signer.has_signed(signer.sign(twice))
+
+
 def test_qcow2_stays_qcow2(disk: Path, signer: Signer, tmp_path: Path) -> None:
     image = tmp_path / "disk.qcow2"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, image], check=True, timeout=60)

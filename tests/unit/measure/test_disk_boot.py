@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boot_disk_file import boot_disk_file
+import efi_disk
 from pe_image import grub, image, shim
 from recorded_boot import inputs, recorded_blobs
 from tdxstack.measure import Prediction, predict
@@ -35,7 +35,7 @@ OPTIONS = (("BootOrder", b"\1\0"), ("Boot0001", load_option("UEFI Misc Device", 
 
 def predicted(folder: Path, files: Mapping[str, bytes], **changes: object) -> Prediction:
     blobs = replace(recorded_blobs(), boot_options=OPTIONS)
-    with opened(boot_disk_file(folder, files)) as reader:
+    with opened(efi_disk.make(folder / "disk.raw", files)) as reader:
         base = {"kernel": None, "initrd": None, "cmdline": "", "blobs": blobs, "disk": BootDisk(reader)}
         return predict(inputs(**(base | changes)))
 
