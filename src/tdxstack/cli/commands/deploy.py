@@ -19,6 +19,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     init = verbs.add_parser("init", help="write an inventory to fill in")
     _inventory(init)
+    init.add_argument("--dry-run", action="store_true", help="show what would be written")
     init.set_defaults(run=init_command)
     check = verbs.add_parser("check", help="reach every node: password-less ssh, Python, sudo")
     _inventory(check)
@@ -93,6 +94,9 @@ def init_command(args: argparse.Namespace) -> ExitCode:
         raise StateError(
             str(args.inventory), "write an inventory", "it exists", "a new file", hint="name one with -i FILE"
         )
+    if args.dry_run:
+        output.say(f"would write {args.inventory}:\n{STARTER}")
+        return ExitCode.DONE
     write_atomic(args.inventory, STARTER)
     output.say(
         f"wrote {args.inventory}; fill it in, ssh-copy-id each node, then: tdxctl deploy check -i {args.inventory}"

@@ -1,0 +1,93 @@
+"""Packages are built from their sources, in both formats; the TDVF that is built is measured and boots.
+
+``TDXSTACK_TEST_PACKAGES`` names a directory that keeps what was built between runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.conftest import Tdxctl
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.network,
+    pytest.mark.slow,
+    pytest.mark.timeout(3 * 3600),
+    pytest.mark.skipif(os.geteuid() != 0, reason="builds need root"),
+    pytest.mark.skipif(shutil.which("createrepo_c") is None, reason="needs createrepo-c"),
+]
+
+BUILD_SECONDS = 2 * 3600
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kept = os.environ.get("TDXSTACK_TEST_PACKAGES")
+    return Path(kept) if kept else tmp_path_factory.mktemp("packages")
+
+
+def _build(tdxctl: Tdxctl, place: Path, name: str, *more: str) -> Any:
+    argv = ("build", "package", name, "--format", "deb", "--format", "rpm", "--output", str(place))
+    return tdxctl.json(*argv, *more, timeout=BUILD_SECONDS)
+
+
+def _output(*argv: str) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_small_package_in_both_formats_twice(tdxctl: Tdxctl, place: Path) -> None:
+    built = _build(tdxctl, place, "shim")["packages"][0]
+    files = {Path(one["path"]).suffix: one for one in built["files"]}
+    assert set(files) == {".deb", ".rpm"}
+    repo = place / "guest_repo"
+    assert {"Packages", "Release", "InRelease", "repodata", "tdxstack.gpg"} <= {path.name for path in repo.iterdir()}
+    assert "shimx64.efi" in _output("dpkg-deb", "--contents", str(place / files[".deb"]["path"]))
+    assert "shimx64.efi" in _output("rpm", "--query", "--package", "--list", str(place / files[".rpm"]["path"]))
+    assert "Version: 16.1-1" in (repo / "Packages").read_text()
+    again = _build(tdxctl, place, "shim")["packages"][0]
+    assert again["seconds"] == built["seconds"], "what is there is not built again"
+    anew = _build(tdxctl, place, "shim", "--force")["packages"][0]
+    assert anew["files"] == built["files"], "the same sources make the same packages"
+
+
+def test_an_interrupted_build_goes_on(tdxctl: Tdxctl, tmp_path: Path) -> None:
+    first = _build(tdxctl, tmp_path, "shim", "--until", "unpack")["packages"][0]
+    assert (first["files"], first["resumed"]) == ([], False)
+    rest = _build(tdxctl, tmp_path, "shim")["packages"][0]
+    assert len(rest["files"]) == 2
+    assert rest["resumed"] is True
+
+
+def test_kernel_fragments_come_out(tdxctl: Tdxctl, place: Path) -> None:
+    for name in ("host-kernel", "guest-kernel"):
+        argv = ("build", "package", name, "--until", "configure", "--output", str(place))
+        tdxctl.json(*argv, timeout=BUILD_SECONDS)
+
+
+def test_tdvf_is_built_measured_and_boots(tdxctl: Tdxctl, place: Path, quickstart: Any, tmp_path: Path) -> None:
+    built = _build(tdxctl, place, "tdvf")["packages"][0]
+    package = next(one["path"] for one in built["files"] if one["path"].endswith(".deb"))
+    _output("dpkg-deb", "--extract", str(place / package), str(tmp_path))
+    firmware = tmp_path / "usr/share/ovmf/OVMF.inteltdx.fd"
+    shown = json.loads(tdxctl.ok("measure", "mrtd", str(firmware), "--json"))
+    assert len(shown["mrtd"]) == 96
+    assert {section["type"] for section in shown["sections"]} == {"BFV", "CFV", "TD_HOB", "TEMP_MEM"}
+    td = quickstart["td"]
+    try:
+        tdxctl.ok(
+            "td", "create", "built-tdvf", "--image", td["image"], "--kernel", td["kernel"], "--initrd", td["initrd"],
+            "--cmdline", td["cmdline"], "--memory", "768M", "--firmware", str(firmware),
+        )  # fmt: skip
+        tdxctl.ok("td", "start", "built-tdvf", "--wait", "--timeout", "400", timeout=460)
+        report = json.loads(tdxctl.ok("td", "exec", "built-tdvf", "--", "tdxctl", "guest", "report", "--json"))
+        assert shown["mrtd"] in report["report"]
+    finally:
+        tdxctl("td", "delete", "built-tdvf", "--yes")
