@@ -1,4 +1,4 @@
-"""The software platform's TDX module is replaced while a TD runs on it: Intel white paper, chapter 6 (TD preserving)."""
+"""The TDX module is replaced while a TD runs on the software platform: white paper, chapter 6 (TD preserving)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command of host, module, deploy, build and image that changes something has a dry run that changes nothing."""
+"""What changes something (nouns host, module, deploy, build, image) has a dry run, and that changes nothing."""
 
 from __future__ import annotations
 
