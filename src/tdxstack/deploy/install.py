@@ -130,14 +130,15 @@ class Planner:
             if source:
                 yield CommandStep("repository", ("apt-get", "update"), "read the new repository")
         else:
-            text = f"[tdxstack]\nname=tdxstack\nbaseurl=file://{place}\nenabled=1\ngpgcheck=0\nmodule_hotfixes=true\npriority=1\n"
+            signed = self.files.exists(f"{place}/tdxstack.asc")
+            trust = f"repo_gpgcheck=1\ngpgkey=file://{place}/tdxstack.asc\n" if signed else ""
+            text = f"[tdxstack]\nname=tdxstack\nbaseurl=file://{place}\nenabled=1\ngpgcheck=0\n{trust}module_hotfixes=true\npriority=1\n"
             yield from self._file("repository", "/etc/yum.repos.d/tdxstack.repo", text, "packages of the stack")
 
     def _install(self, family: Family, group: str, key: str) -> Iterator[Step]:
         present = installed_packages(self.files)
-        names = [
-            name for name in table("packages")[family.value][self.wanted.stack.value][key] if name not in present
-        ]
+        wanted = self._own(table("packages")[family.value][self.wanted.stack.value][key])
+        names = [name for name in wanted if name not in present]
         if not names:
             return
         if family is Family.DEBIAN:
@@ -146,6 +147,19 @@ class Planner:
         else:
             argv, undo = ("dnf", "install", "--assumeyes", *names), ("dnf", "remove", "--assumeyes", *names)
         yield CommandStep(group, argv, f"{len(names)} packages are missing", undo)
+
+    def _own(self, names: list[str]) -> list[str]:
+        """``names``, with those that packages in the repository take the place of replaced by these."""
+        if not self.wanted.repository:
+            return names
+        files = self.files.names(self.wanted.repository)
+        there = {name.split("_", 1)[0] for name in files if name.endswith(".deb")}
+        there |= {name.rsplit("-", 2)[0] for name in files if name.endswith(".rpm")}
+        own = {name: places for name, places in table("packages")["own"].items() if name in there}
+        replaced = {place for places in own.values() for place in places}
+        if not replaced & set(names):
+            return names
+        return [name for name in names if name not in replaced] + sorted(own)
 
     def _packages(self, family: Family) -> Iterator[Step]:
         yield from self._install(family, "packages", "packages")

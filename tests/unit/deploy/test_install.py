@@ -194,3 +194,22 @@ def test_qcnl(ubuntu: Path, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_qcnl_refuses_what_the_library_ignores(ubuntu: Path, setting: str) -> None:
     assert main(["host", "qcnl", "--root", str(ubuntu), "--set", setting]) == 2
+
+
+def test_a_repository_of_ones_own_packages(ubuntu: Path, fedora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for root, names in (
+        (ubuntu, ("tdxstack-qemu_11.1.3-1_amd64.deb", "linux-image-tdx-host_7.1.8-1_amd64.deb", "tdxstack.gpg")),
+        (fedora, ("tdxstack-qemu-11.1.3-1.x86_64.rpm", "other-1.0-1.noarch.rpm", "tdxstack.asc")),
+    ):
+        for name in names:
+            (root / "srv/tdx-host").mkdir(parents=True, exist_ok=True)
+            (root / "srv/tdx-host" / name).write_bytes(b"")
+        argv = ["host", "install", "--root", str(root), "--repository", "/srv/tdx-host"]
+        assert main([*argv, "--only", "repository", "--only", "packages", "--dry-run"]) == 0
+        shown = capsys.readouterr().out
+        line = next(line for line in shown.splitlines() if " install --" in line).replace(":", " ")
+        assert "tdxstack-qemu" in line.split()
+        assert "qemu-system-x86" not in line.split()
+        assert ("linux-image-tdx-host" in line) is (root == ubuntu)
+        assert ("signed-by=" in shown) is (root == ubuntu)
+        assert ("repo_gpgcheck=1" in shown) is (root == fedora)
