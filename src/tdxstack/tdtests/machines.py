@@ -87,6 +87,8 @@ class Machines:
             guest.start()
             lifecycle.wait_ready(guest.name, READY_TIMEOUT)
             guest.wait_for_ssh_ready()
+            # sshd answers before the rest is up, and the rest would be started anew after every restore.
+            guest.ssh_run("systemctl is-system-running --wait", timeout=READY_TIMEOUT)
             restorable = not (vmtype == VM_TYPE_TD and self._environment.hardware)
             if restorable:
                 changes.snapshot_create(guest.name, BOOTED)
