@@ -105,10 +105,11 @@ class Agent:
     def _quote(self, params: Params) -> dict[str, Any]:
         from tdxstack.platform.linux_guest_quote import Via, quote
 
-        via = params.get("via") or Via.AUTO
-        if via not in list(Via):
-            raise UsageError(f"via {via!r} is none of {', '.join(Via)}")
-        made = quote(_hex(params, "report_data", REPORT_DATA_SIZE), Via.of(via), self._paths)
+        try:
+            via = Via.of(str(params.get("via") or Via.AUTO))
+        except ValueError:
+            raise UsageError(f"via {params['via']!r} is none of {', '.join(Via)}, tdvmcall") from None
+        made = quote(_hex(params, "report_data", REPORT_DATA_SIZE), via, self._paths)
         return {"quote": b64encode(made.quote).decode(), "via": made.via.value}
 
     def _eventlog(self, params: Params) -> dict[str, Any]:

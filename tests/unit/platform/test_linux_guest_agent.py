@@ -56,6 +56,7 @@ def test_report_and_quote(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None
     answer = ask(agent, "quote", report_data=data, via="vsock")["result"]
     assert (b64decode(answer["quote"]), answer["via"]) == (b"quote " + b"\xab" * 64, "vsock")
     assert ask(agent, "quote", report_data=data)["result"]["via"] == Via.AUTO
+    assert ask(agent, "quote", report_data=data, via="tdvmcall")["result"]["via"] == Via.IOCTL
     assert ask(agent, "quote", report_data=data, via="post")["error"]["type"] == "UsageError"
 
 

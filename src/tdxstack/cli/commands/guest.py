@@ -115,7 +115,8 @@ def _report_text(report: bytes) -> str:
 
 def _quote(args: argparse.Namespace) -> ExitCode:
     data = report_data(args)
-    answer = _ask(args, "quote", {"report_data": data.hex(), "via": args.via})
+    via = "ioctl" if args.via == "tdvmcall" else args.via
+    answer = _ask(args, "quote", {"report_data": data.hex(), "via": via})
     quote = b64decode(answer["quote"])
     body = output.document("guest-quote", {"report_data": data.hex(), "via": answer["via"], "quote": answer["quote"]})
     return _deliver(args, quote, body, lambda: f"quote of {len(quote)} bytes by {answer['via']}, over {data.hex()}")
