@@ -136,6 +136,13 @@ def tiny_guest() -> TinyGuest:
     folder.mkdir(exist_ok=True)
     if not (folder / "vmlinuz").exists():
         _build(folder)
-    firmware = Path(os.environ.get("TDXSTACK_TEST_FIRMWARE", "/usr/share/ovmf/OVMF.fd"))
-    assert firmware.exists(), "apt-get install ovmf, or set TDXSTACK_TEST_FIRMWARE"
-    return TinyGuest(folder / "vmlinuz", folder / "initrd.img", firmware)
+    return TinyGuest(folder / "vmlinuz", folder / "initrd.img", _firmware())
+
+
+def _firmware() -> Path:
+    """``TDXSTACK_TEST_FIRMWARE``, or the one that images boot by default."""
+    if given := os.environ.get("TDXSTACK_TEST_FIRMWARE"):
+        return Path(given)
+    from tdxstack.image.firmware import default_firmware
+
+    return default_firmware().path

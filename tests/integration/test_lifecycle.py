@@ -10,14 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tdxstack.errors import StateError, SystemFault, TdxStackError, UsageError
-from tdxstack.system import paths
+from td_home import BOOT_TIMEOUT, gone, home, processes, until
+from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.vm import changes, events, lifecycle, saved, waiting
 from tdxstack.vm.control import RemoteError
 from tdxstack.vm.record import Place, TdRecord
@@ -25,35 +25,8 @@ from tdxstack.vm.spec import TdSpec, VmType
 from tdxstack.vm.state import State
 from tiny_guest import TinyGuest, tiny_guest
 
-__all__ = ["tiny_guest"]
+__all__ = ["home", "tiny_guest"]
 pytestmark = pytest.mark.integration
-BOOT_TIMEOUT = 120.0
-SETTLE_TIMEOUT = 30.0
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home of this test's own; whatever still runs in it at the end is ended, and reported as a leak."""
-    monkeypatch.setenv("TDXSTACK_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("TDXSTACK_RUNTIME", f"/tmp/tdxt-{os.getpid()}")  # noqa: S108 - sockets need a short path
-    yield tmp_path / "home"
-    for record in lifecycle.list_all():
-        with contextlib.suppress(TdxStackError):
-            lifecycle.delete(record.name, force=True)
-    left = _processes(paths.runtime())
-    shutil.rmtree(f"/tmp/tdxt-{os.getpid()}", ignore_errors=True)  # noqa: S108
-    assert not left, f"orphans: {left}"
-
-
-def _processes(run_dir: Path) -> list[str]:
-    """Command lines of processes that have anything in ``run_dir`` open by name."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(run_dir) in words:
-                found.append(f"{entry.parent.name}: {words[:200]}")
-    return found
 
 
 @pytest.fixture
@@ -72,22 +45,6 @@ def define(home: Path, tiny_guest: TinyGuest) -> Callable[..., TdSpec]:
         return spec
 
     return make
-
-
-def _until(name: str, *states: State) -> TdRecord:
-    deadline = time.monotonic() + SETTLE_TIMEOUT
-    while (record := lifecycle.status(name)).state not in states:
-        assert time.monotonic() < deadline, f"{name} stays {record.state}"
-        time.sleep(0.05)
-    return record
-
-
-def _gone(record: TdRecord) -> None:
-    """Nothing of the run is left: no process, no socket, and the TD can start again."""
-    deadline = time.monotonic() + SETTLE_TIMEOUT
-    while left := _processes(record.place.run_dir):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
 
 
 def test_from_definition_to_deletion(define: Callable[..., TdSpec]) -> None:
@@ -118,7 +75,7 @@ def test_from_definition_to_deletion(define: Callable[..., TdSpec]) -> None:
     lifecycle.call_guest("demo", "reboot")
     _rebooted("demo")
     assert lifecycle.stop("demo").state is State.STOPPED
-    _gone(record)
+    gone(record)
     assert not record.place.run_dir.exists()
     with pytest.raises(StateError, match="while stopped"):
         lifecycle.stop("demo")
@@ -163,12 +120,12 @@ def test_kill_9(define: Callable[..., TdSpec], victim: str, reason: str) -> None
     record = lifecycle.start("demo")
     pids = {"qemu": record.run.qemu_pid, "supervisor": record.run.supervisor_pid}
     if victim == "swtpm":
-        (line,) = [line for line in _processes(record.place.run_dir) if "swtpm socket" in line]
+        (line,) = [line for line in processes(record.place.run_dir) if "swtpm socket" in line]
         pids["swtpm"] = int(line.split(":")[0])
     os.kill(pids[victim], signal.SIGKILL)
-    failed = _until("demo", State.FAILED)
+    failed = until("demo", State.FAILED)
     assert reason in (failed.reason or "")
-    _gone(record)
+    gone(record)
     assert lifecycle.start("demo").state is State.RUNNING
     assert lifecycle.stop("demo", "force").state is State.STOPPED
 
@@ -177,8 +134,8 @@ def test_sigterm_to_the_supervisor_is_an_orderly_end(define: Callable[..., TdSpe
     define()
     record = lifecycle.start("demo")
     os.kill(record.run.supervisor_pid, signal.SIGTERM)
-    assert _until("demo", State.STOPPED, State.FAILED).state is State.STOPPED
-    _gone(record)
+    assert until("demo", State.STOPPED, State.FAILED).state is State.STOPPED
+    gone(record)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -195,7 +152,7 @@ def test_an_interrupted_start_leaves_nothing(define: Callable[..., TdSpec], numb
     record = lifecycle.status("demo")
     assert (start.returncode, record.state) == (130, State.STOPPED), said
     assert record.reason == "the start was interrupted"
-    _gone(record)
+    gone(record)
 
 
 def test_a_port_in_use(define: Callable[..., TdSpec]) -> None:
@@ -208,7 +165,7 @@ def test_a_port_in_use(define: Callable[..., TdSpec]) -> None:
     assert "ss -lntup" in (caught.value.hint or "")
     record = lifecycle.status("demo")
     assert record.state is State.FAILED
-    _gone(record)
+    gone(record)
     assert lifecycle.start("demo").state is State.RUNNING
 
 
@@ -225,7 +182,7 @@ def test_files_that_are_missing_or_wrong(
     kernel.write_bytes(b"")
     with pytest.raises(RemoteError, match="QEMU ended with status 1"):
         lifecycle.start("demo")
-    _gone(lifecycle.status("demo"))
+    gone(lifecycle.status("demo"))
     firmware = tmp_path / "OVMF.fd"
     firmware.write_bytes(bytes(4 << 20))
     define("other", firmware=firmware)
@@ -312,7 +269,7 @@ def test_save_and_go_on(define: Callable[..., TdSpec], kind: VmType, tmp_path: P
     before = lifecycle.registers("demo")
     record = changes.save("demo")
     assert record.state is State.SAVED
-    _gone(record)
+    gone(record)
     with pytest.raises(StateError, match="while saved"):
         changes.change("demo", {"memory": "512M"})
 
@@ -357,7 +314,7 @@ def test_a_saved_state_that_does_not_fit(define: Callable[..., TdSpec]) -> None:
         lifecycle.start("demo")
     record = lifecycle.status("demo")
     assert record.state is State.FAILED
-    _gone(record)
+    gone(record)
     assert lifecycle.start("demo", discard_saved=True).state is State.RUNNING
 
 
@@ -401,10 +358,10 @@ def test_a_disk_that_fills_up_while_the_guest_writes(
         lifecycle.start("demo")
         lifecycle.wait_ready("demo", BOOT_TIMEOUT)
         lifecycle.call_guest("demo", "fill")
-        assert _until("demo", State.PAUSED).reason == "the host's disk is full"
+        assert until("demo", State.PAUSED).reason == "the host's disk is full"
         lifecycle.stop("demo", "force")
         assert lifecycle.status("demo").state is State.STOPPED
-        _gone(lifecycle.status("demo"))
+        gone(lifecycle.status("demo"))
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
 
@@ -417,7 +374,7 @@ def test_a_plain_machine_with_a_tpm(define: Callable[..., TdSpec]) -> None:
     changes.save("demo")
     assert lifecycle.start("demo").state is State.RUNNING
     assert lifecycle.call_guest("demo", "ping", timeout=20) == {"pong": True}
-    (line,) = [line for line in _processes(record.place.run_dir) if "swtpm socket" in line]
+    (line,) = [line for line in processes(record.place.run_dir) if "swtpm socket" in line]
     os.kill(int(line.split(":")[0]), signal.SIGKILL)
-    assert "swtpm" in (_until("demo", State.FAILED).reason or "")
-    _gone(record)
+    assert "swtpm" in (until("demo", State.FAILED).reason or "")
+    gone(record)

@@ -70,6 +70,12 @@ def raw(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
+def raw_talk(data: bytes) -> None:
+    """Write bytes to stderr: what a program that was run for the user said there."""
+    sys.stderr.buffer.write(data)
+    sys.stderr.buffer.flush()
+
+
 def say(text: str) -> None:
     """Talk: one line on stderr."""
     print(text, file=sys.stderr, flush=True)

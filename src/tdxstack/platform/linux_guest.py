@@ -89,13 +89,18 @@ class CcLog:
     data: bytes
 
 
+def is_protected(paths: GuestPaths = REAL) -> bool:
+    """Whether the CPU says that this is a TD, and its host not trusted; no device of the host can deny it."""
+    flags = next((line for line in _text(paths.root / "proc/cpuinfo").splitlines() if line.startswith("flags")), "")
+    return "tdx_guest" in flags.split()
+
+
 def platform_kind(paths: GuestPaths = REAL) -> str:
     """``software``, ``tdx``, or ``none`` if this machine is no TD as far as can be seen."""
     for entry in (paths.root / "sys/class/virtio-ports").glob("*/name"):
         if _text(entry) == _SOFTWARE_PORT:
             return "software"
-    flags = next((line for line in _text(paths.root / "proc/cpuinfo").splitlines() if line.startswith("flags")), "")
-    return "tdx" if "tdx_guest" in flags.split() or paths.device.exists() else "none"
+    return "tdx" if is_protected(paths) or paths.device.exists() else "none"
 
 
 def report(report_data: bytes, paths: GuestPaths = REAL) -> bytes:

@@ -21,7 +21,7 @@ from typing import Any
 
 from tdxstack import __version__
 from tdxstack.errors import TdxStackError, UsageError
-from tdxstack.platform import linux_guest
+from tdxstack.platform import linux_guest, linux_guest_exec
 from tdxstack.platform.linux_guest import REAL, REPORT_DATA_SIZE, GuestPaths
 
 PORT = "org.tdxstack.agent.0"
@@ -53,6 +53,7 @@ class Agent:
             "rtmr.read": self._read,
             "rtmr.extend": self._extend,
             "ima": self._ima,
+            "exec": self._exec,
             "shutdown": lambda params: _ask_init(POWER_OFF),
             "reboot": lambda params: _ask_init(REBOOT),
         }
@@ -130,6 +131,9 @@ class Agent:
     def _ima(self, params: Params) -> dict[str, Any]:
         ascii_list, binary_list = linux_guest.ima_list(self._paths)
         return {"ascii": ascii_list.decode(errors="replace"), "binary": b64encode(binary_list).decode()}
+
+    def _exec(self, params: Params) -> dict[str, Any]:
+        return linux_guest_exec.run(params, protected=linux_guest.is_protected(self._paths))
 
 
 def _ask_init(number: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from tdxstack.errors import SystemFault, UsageError
 from tdxstack.system import paths
@@ -94,10 +94,11 @@ def fill(record: TdRecord, run: Run) -> Run:
 
 
 def _others(name: str) -> Iterator[TdRecord]:
+    known: dict[str, Any] = {}
     for other in records.names():
         if other != name:
             try:
-                yield records.observe(other)
+                yield records.observe(other, known)
             except (SystemFault, UsageError):
                 continue
 

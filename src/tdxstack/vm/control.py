@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from tdxstack.vm.spec import Via
 from tdxstack.vm.state import ACTIVE
 
 CONNECT_TIMEOUT = 5.0
+ADOPT_PATIENCE, ADOPT_INTERVAL = 10.0, 0.05
 DEFAULT_TIMEOUT = 60.0
 
 
@@ -113,13 +115,22 @@ def _connected(name: str) -> socket.socket:
         fault = SystemFault(f"TD {name}: its supervisor does not answer: {error}", hint="tdxctl td list")
     if record.spec.via is not Via.LIBVIRT:
         raise fault
+    return _adopted(name, fault)
+
+
+def _adopted(name: str, fault: SystemFault) -> socket.socket:
+    """A connection to the supervisor that takes over; the last one may still be letting go."""
     from tdxstack.vm.lifecycle import adopt
 
-    adopt(name)
-    try:
-        return _connect(name)
-    except OSError:
-        raise fault from None
+    deadline = time.monotonic() + ADOPT_PATIENCE
+    while True:
+        adopt(name)
+        try:
+            return _connect(name)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise fault from None
+        time.sleep(ADOPT_INTERVAL)
 
 
 def _connect(name: str) -> socket.socket:

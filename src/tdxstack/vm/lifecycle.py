@@ -97,9 +97,10 @@ def status(name: str) -> TdRecord:
 def list_all() -> list[TdRecord]:
     """All TDs of this home, by name; a record that cannot be read is shown as failed with the reason."""
     found = []
+    known: dict[str, Any] = {}
     for name in records.names():
         try:
-            found.append(records.observe(name))
+            found.append(records.observe(name, known))
         except UsageError:
             continue
         except SystemFault as error:

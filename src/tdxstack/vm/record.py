@@ -200,8 +200,11 @@ def save(record: TdRecord) -> None:
     write_atomic(record.place.record, text, mode=0o600)
 
 
-def observe(name: str) -> TdRecord:
-    """The record, after a look whether the supervisor that an active state needs is there."""
+def observe(name: str, known: dict[str, Any] | None = None) -> TdRecord:
+    """The record, after a look whether the supervisor that an active state needs is there, and at libvirt.
+
+    ``known`` is handed from one TD to the next by who looks at many: see ``vm.libvirt.observed``.
+    """
     record = load(name)
     by_libvirt = record.spec.via is Via.LIBVIRT
     if record.state not in ACTIVE and not by_libvirt:
@@ -210,7 +213,7 @@ def observe(name: str) -> TdRecord:
         with locked(record.place.lock, wait=False):
             record = load(name)
             if by_libvirt:
-                return _observed_by_libvirt(record)
+                return _observed_by_libvirt(record, {} if known is None else known)
             if record.state not in ACTIVE:
                 return record
             record = record.moved(State.FAILED, KILLED)
@@ -223,7 +226,7 @@ def observe(name: str) -> TdRecord:
     return record
 
 
-def _observed_by_libvirt(record: TdRecord) -> TdRecord:
+def _observed_by_libvirt(record: TdRecord, known: dict[str, Any]) -> TdRecord:
     from tdxstack.vm.libvirt import observed
 
-    return observed.observe(record)
+    return observed.observe(record, known)

@@ -47,6 +47,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     ):
         output.add_json(_verb(verbs, name, run, text))
     output.add_json(_verb(verbs, "list", run_list, "all TDs and their states", named=False))
+    output.add_json(_verb(verbs, "capacity", run_capacity, "how many TDs fit here, and what they use", named=False))
     _add_wait(verbs)
     delete = _verb(verbs, "delete", run_delete, "forget a TD with its overlay and logs", named=False)
     delete.add_argument("names", nargs="+", metavar="NAME", help="TDs to delete")
@@ -111,7 +112,7 @@ def _add_wait(verbs: Any) -> None:
         "--for",
         dest="goal",
         default="agent",
-        choices=("agent", "ssh", "running", "paused", "stopped"),
+        choices=("agent", "ssh", "running", "paused", "stopped", "saved", "failed"),
         help="what to wait for (default: agent)",
     )
     wait.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds to wait")
@@ -250,6 +251,12 @@ def run_list(args: argparse.Namespace) -> ExitCode:
     body = {"tds": [_document(record) for record in records]}
     output.emit(args, output.document("td-list", body), lambda: _table(records))
     return ExitCode.DONE
+
+
+def run_capacity(args: argparse.Namespace) -> ExitCode:
+    from tdxstack.cli.commands import td_capacity
+
+    return td_capacity.run(args)
 
 
 def run_wait(args: argparse.Namespace) -> ExitCode:

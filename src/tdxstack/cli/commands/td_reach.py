@@ -14,11 +14,14 @@ from tdxstack.errors import ExitCode, StateError, UsageError
 if TYPE_CHECKING:
     from tdxstack.vm.record import TdRecord
 
-Run = Callable[[argparse.Namespace], ExitCode]
+Run = Callable[[argparse.Namespace], int]
 AddVerb = Callable[..., argparse.ArgumentParser]
 LOGS = ("console", "qemu", "supervisor", "firmware")
 FOLLOW_INTERVAL = 0.2
 COPY_TIMEOUT = 3600.0
+AGENT_MARGIN = 10.0
+#: What a shell adds to a signal's number to make an exit status of it.
+SIGNALLED = 128
 
 
 def add_verbs(add: AddVerb) -> None:
@@ -28,7 +31,9 @@ def add_verbs(add: AddVerb) -> None:
     ssh.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="command and arguments; none: a shell"
     )
-    execute = add("exec", run_exec, "run a command in a TD over ssh; its exit status is passed on")
+    execute = add("exec", run_exec, "run a command in a TD over ssh or by its agent; its exit status is passed on")
+    execute.add_argument("--agent", action="store_true", help="by the guest's agent: needs no network in the guest")
+    execute.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds, with --agent (60)")
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="command and arguments")
     logs = add("logs", run_logs, "print what a TD wrote to its console, or another of its logs")
     logs.add_argument("--log", choices=LOGS, default="console", help="which log (default: console)")
@@ -58,7 +63,7 @@ def run_ssh(args: argparse.Namespace) -> ExitCode:
     become(ssh_argv(_running(args.name, "ssh"), command))
 
 
-def run_exec(args: argparse.Namespace) -> ExitCode:
+def run_exec(args: argparse.Namespace) -> int:
     import shlex
 
     from tdxstack.system.process import become
@@ -67,7 +72,25 @@ def run_exec(args: argparse.Namespace) -> ExitCode:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         raise UsageError("which command?", hint=f"tdxctl td exec {args.name} -- uname -a")
-    become(ssh_argv(_running(args.name, "run a command"), [shlex.join(command)]))
+    if args.agent:
+        return _exec_by_agent(args.name, command, args.timeout)
+    return become(ssh_argv(_running(args.name, "run a command"), [shlex.join(command)]))
+
+
+def _exec_by_agent(name: str, command: list[str], timeout: float) -> int:
+    from base64 import b64decode
+
+    from tdxstack.vm import lifecycle
+
+    record = _running(name, "run a command")
+    params = {"argv": command, "timeout": timeout}
+    answer = lifecycle.call_guest(record.name, "exec", params, timeout=timeout + AGENT_MARGIN)
+    output.raw(b64decode(answer["stdout"]))
+    output.raw_talk(b64decode(answer["stderr"]))
+    if answer["truncated"]:
+        output.say("the output was cut off; run it over ssh for all of it")
+    status = int(answer["status"])
+    return status if status >= 0 else SIGNALLED - status
 
 
 def _running(name: str, operation: str) -> TdRecord:

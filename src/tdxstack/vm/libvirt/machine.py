@@ -24,8 +24,8 @@ from tdxstack.vm.machine import Ending, Event, LaunchFailed
 from tdxstack.vm.qemu.launch import Launch, completed
 from tdxstack.vm.spec import TdSpec
 
-#: How long a session may outlive its QEMU, and libvirt may take to tell of the end, in seconds.
-PARTING_TIME = 2.0
+#: Seconds that a session may outlive its QEMU, and that libvirtd, if it is there, may take to tell of the end.
+PARTING_TIME, TELLING_TIME = 2.0, 15.0
 QUIT_TIMEOUT = 15.0
 ENDED_UNHEARD = "QEMU ended while libvirt was away"
 #: The name of our agent's port in libvirt's machine and in ours.
@@ -204,7 +204,8 @@ class LibvirtMachine:
             waits: set[asyncio.Future[Any]] = {self._ended, failing, dying}
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             # The end of QEMU is told by libvirt in a moment; it takes the session's parts along.
-            await asyncio.wait({self._ended}, timeout=PARTING_TIME)
+            patience = TELLING_TIME if dying.done() and self._link.connected else PARTING_TIME
+            await asyncio.wait({self._ended}, timeout=patience)
             if not self._ended.done():
                 fault = (
                     failing.result() if failing.done() and not dying.done() else "QEMU ended while libvirt was away"

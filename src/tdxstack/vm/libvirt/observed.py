@@ -7,6 +7,7 @@ defined.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from tdxstack.errors import SystemFault
 from tdxstack.vm.libvirt import domains
@@ -20,19 +21,17 @@ FOUND = "found running: it was started through libvirt"
 UNWATCHED = "its supervisor is gone, its domain goes on; the next command that needs one starts another"
 ENDED_WITH_SUPERVISOR = "its supervisor was killed, and its domain ended with it"
 
-_known: dict[str, dict[str, tuple[int, int]]] = {}
+States = dict[str, tuple[int, int]]
 
 
-def refresh() -> None:
-    """Ask libvirt anew: within one look at many TDs it is asked once."""
-    _known.clear()
+def observe(record: TdRecord, known: dict[str, Any]) -> TdRecord:
+    """The record as libvirt shows it; call it with the TD's lock held. A changed state is on disk.
 
-
-def observe(record: TdRecord) -> TdRecord:
-    """The record as libvirt shows it; call it with the TD's lock held. A changed state is on disk."""
+    ``known`` keeps what a libvirt has said, by its URI: within one look at many TDs each is asked once.
+    """
     spec = record.spec
     try:
-        present, reason = _states(spec.connect).get(domains.uuid_of(spec.name), (domains.ABSENT, 0))
+        present, reason = _states(spec.connect, known).get(domains.uuid_of(spec.name), (domains.ABSENT, 0))
     except SystemFault:
         return replace(record, reason=UNREACHABLE)
     if record.state in ACTIVE:
@@ -44,14 +43,20 @@ def observe(record: TdRecord) -> TdRecord:
     return record
 
 
-def _states(uri: str) -> dict[str, tuple[int, int]]:
-    if uri not in _known:
-        connection = open_connection(uri)
+def _states(uri: str, known: dict[str, Any]) -> States:
+    if uri not in known:
         try:
-            _known[uri] = call(lambda: domains.states(connection), uri)
-        finally:
-            connection.close()
-    return _known[uri]
+            connection = open_connection(uri)
+            try:
+                known[uri] = call(lambda: domains.states(connection), uri)
+            finally:
+                connection.close()
+        except SystemFault as error:
+            known[uri] = error
+    answer: States | SystemFault = known[uri]
+    if isinstance(answer, SystemFault):
+        raise answer
+    return answer
 
 
 def _without_supervisor(record: TdRecord, present: int, reason: int) -> TdRecord:
