@@ -17,7 +17,7 @@ from tdxstack.vm import lifecycle
 from tdxstack.vm.record import TdRecord
 from tdxstack.vm.state import State
 
-BOOT_TIMEOUT = 120.0
+BOOT_TIMEOUT = 300.0
 SETTLE_TIMEOUT = 30.0
 
 

@@ -91,7 +91,7 @@ def test_what_others_do_through_libvirt_is_noticed(define: Define, libvirtd: Lib
     assert until("demo", State.STOPPED).reason == "it was destroyed through libvirt"
 
     libvirtd.virsh("undefine", "demo")
-    assert lifecycle.status("demo").reason == observed.UNDEFINED
+    assert lifecycle.settled("demo").reason == observed.UNDEFINED
     record = lifecycle.start("demo")
     libvirtd.virsh("undefine", "demo")
     os.kill(record.run.qemu_pid, signal.SIGKILL)

@@ -121,14 +121,17 @@ def reboot(
     return lifecycle.status(name)
 
 
+def to_start() -> list[str]:
+    """TDs that are marked ``autostart`` and do not run."""
+    return [one.name for one in lifecycle.list_all() if one.spec.autostart and one.state not in ACTIVE]
+
+
 def start_all(progress: Progress | None = None) -> dict[str, str]:
     """Start every TD that is marked ``autostart`` and does not run: name -> ``running``, or what went wrong."""
     outcome = {}
-    for record in lifecycle.list_all():
-        if not record.spec.autostart or record.state in ACTIVE:
-            continue
+    for name in to_start():
         try:
-            outcome[record.name] = lifecycle.start(record.name, progress=progress).state.value
+            outcome[name] = lifecycle.start(name, progress=progress).state.value
         except TdxStackError as error:
-            outcome[record.name] = str(error)
+            outcome[name] = str(error)
     return outcome

@@ -45,7 +45,10 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         ("resume", run_resume, "let a suspended TD's CPUs run"),
         ("show", run_show, "everything about one TD"),
     ):
-        output.add_json(_verb(verbs, name, run, text))
+        reading = _verb(verbs, name, run, text)
+        output.add_json(reading)
+        if name != "show":
+            _add_dry_run(reading)
     output.add_json(_verb(verbs, "list", run_list, "all TDs and their states", named=False))
     output.add_json(_verb(verbs, "capacity", run_capacity, "how many TDs fit here, and what they use", named=False))
     _add_wait(verbs)
@@ -222,13 +225,24 @@ def run_stop(args: argparse.Namespace) -> ExitCode:
 def run_suspend(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import lifecycle
 
+    if args.dry_run:
+        return _would(args, "suspend")
     return _tell(args, lifecycle.suspend(args.name))
 
 
 def run_resume(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import lifecycle
 
+    if args.dry_run:
+        return _would(args, "resume")
     return _tell(args, lifecycle.resume(args.name))
+
+
+def _would(args: argparse.Namespace, what: str) -> ExitCode:
+    from tdxstack.vm.lifecycle import status
+
+    output.say(f"would {what} {args.name} (it is {status(args.name).state.value})")
+    return ExitCode.DONE
 
 
 def _tell(args: argparse.Namespace, record: TdRecord) -> ExitCode:

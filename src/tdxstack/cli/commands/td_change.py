@@ -23,14 +23,17 @@ def add_verbs(add: AddVerb, add_settings: Callable[[argparse.ArgumentParser], No
     add_settings(change)
     clone = add("clone", run_clone, "define a second TD with the settings and disk of a stopped one")
     clone.add_argument("new_name", metavar="NEW-NAME", help="name of the copy")
+    _add_dry_run(clone)
     reboot = add("reboot", run_reboot, "reboot a TD")
     reboot.add_argument(
         "--mode", choices=("auto", "acpi", "agent", "force"), default="auto", help="how (default: auto)"
     )
     reboot.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds the guest may take")
-    add("save", run_save, "take a TD's memory to disk and end it; `td start` goes on from there")
+    _add_dry_run(reboot)
+    _add_dry_run(add("save", run_save, "take a TD's memory to disk and end it; `td start` goes on from there"))
     _add_snapshot(add("snapshot", run_snapshot, "keep a running TD as it is, to go back to it later", named=False))
     auto = add("autostart", run_autostart, "start every TD whose setting autostart is on", named=False)
+    _add_dry_run(auto)
     output.add_json(auto)
     events = add("events", run_events, "what happened to a TD")
     events.add_argument("--follow", "-f", action="store_true", help="go on printing what happens")
@@ -41,7 +44,20 @@ def _add_snapshot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("create", "list", "revert", "delete"), help="what to do")
     parser.add_argument("name", metavar="NAME", help="name of the TD")
     parser.add_argument("label", nargs="?", metavar="SNAPSHOT", help="name of the snapshot (not for list)")
+    _add_dry_run(parser)
     output.add_json(parser)
+
+
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
+
+
+def _would(name: str, what: str) -> ExitCode:
+    """Say what would be done to a TD that exists, and the state it is in."""
+    from tdxstack.vm.lifecycle import status
+
+    output.say(f"would {what} {name} (it is {status(name).state.value})")
+    return ExitCode.DONE
 
 
 def run_set(args: argparse.Namespace) -> ExitCode:
@@ -65,6 +81,8 @@ def run_set(args: argparse.Namespace) -> ExitCode:
 def run_clone(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import changes
 
+    if args.dry_run:
+        return _would(args.name, f"define {args.new_name} with the settings and disk of")
     changes.clone(args.name, args.new_name)
     output.say(f"{args.new_name} defined; next: tdxctl td start {args.new_name}")
     return ExitCode.DONE
@@ -73,6 +91,8 @@ def run_clone(args: argparse.Namespace) -> ExitCode:
 def run_reboot(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import changes
 
+    if args.dry_run:
+        return _would(args.name, f"by {args.mode} reboot")
     changes.reboot(args.name, args.mode, timeout=args.timeout, progress=output.step)
     output.say(f"{args.name} reboots")
     return ExitCode.DONE
@@ -81,6 +101,8 @@ def run_reboot(args: argparse.Namespace) -> ExitCode:
 def run_save(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import changes
 
+    if args.dry_run:
+        return _would(args.name, "save")
     changes.save(args.name)
     output.say(f"{args.name} is saved; next: tdxctl td start {args.name}")
     return ExitCode.DONE
@@ -94,6 +116,8 @@ def run_snapshot(args: argparse.Namespace) -> ExitCode:
         return _list_snapshots(args)
     if args.label is None:
         raise UsageError("which snapshot?", hint=f"tdxctl td snapshot {args.action} {args.name} SNAPSHOT")
+    if args.dry_run:
+        return _would(args.name, f"{args.action} snapshot {args.label} of")
     actions = {
         "create": changes.snapshot_create,
         "revert": changes.snapshot_revert,
@@ -120,6 +144,10 @@ def _list_snapshots(args: argparse.Namespace) -> ExitCode:
 def run_autostart(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import changes
 
+    if args.dry_run:
+        for name in changes.to_start():
+            output.say(f"would start {name}")
+        return ExitCode.DONE
     outcome = changes.start_all(output.step)
     body = output.document("td-autostart", {"tds": outcome})
     output.emit(
