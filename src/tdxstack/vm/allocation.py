@@ -62,8 +62,10 @@ def can_bind(port: int, protocol: Literal["tcp", "udp"] = "tcp") -> bool:
     return True
 
 
-def fill(record: TdRecord, run: Run) -> Run:
+def fill(record: TdRecord, run: Run, *, preview: bool = False) -> Run:
     """``run`` with ports, CID and MAC for ``record``. Call it within ``allocating`` and save the outcome there.
+
+    With ``preview`` the numbers that the specification names may be in use now: nothing starts.
 
     Raises:
         SystemFault: a port or CID that the specification names is in use, or no port is free.
@@ -72,24 +74,26 @@ def fill(record: TdRecord, run: Run) -> Run:
     everyone = list(_others(record.name))
     others = [other for other in everyone if other.state in ACTIVE]
     taken = {port for other in others for port in _ports(other.run)}
+    named = _previewed_port if preview else _named_port
     addresses = frozenset(other.run.mac for other in everyone)
     mac = spec.mac or record.run.mac or mac_address(spec.name, addresses)
     run = replace(run, mac=mac, ssh_port=None, ports=())
     if spec.network == "user":
         ssh_port = (
-            _named_port(spec, PortForward("tcp", spec.ssh_port, 22), taken)
+            named(spec, PortForward("tcp", spec.ssh_port, 22), taken)
             if spec.ssh_port
             else _free_port("tcp", taken, prefer=record.run.ssh_port)
         )
         taken.add(ssh_port)
         forwards = []
         for one in spec.ports:
-            host = _named_port(spec, one, taken) if one.host else _free_port(one.protocol, taken)
+            host = named(spec, one, taken) if one.host else _free_port(one.protocol, taken)
             taken.add(host)
             forwards.append(str(PortForward(one.protocol, host, one.guest)))
         run = replace(run, ssh_port=ssh_port, ports=tuple(forwards))
     if spec.vsock or spec.quote.startswith("vsock"):
-        run = replace(run, vsock_cid=_cid(spec, {other.run.vsock_cid for other in others}))
+        cids = set() if preview and spec.vsock_cid else {other.run.vsock_cid for other in others}
+        run = replace(run, vsock_cid=_cid(spec, cids))
     return run
 
 
@@ -117,6 +121,10 @@ def _named_port(spec: TdSpec, forward: PortForward, taken: set[int]) -> int:
             f"TD {spec.name}: {forward.protocol} port {forward.host} of {HOST} is in use",
             hint=f"`ss -lntup 'sport = :{forward.host}'` shows who has it; 0 instead of a number has one chosen",
         )
+    return forward.host
+
+
+def _previewed_port(_spec: TdSpec, forward: PortForward, _taken: set[int]) -> int:
     return forward.host
 
 

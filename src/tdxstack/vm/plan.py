@@ -99,7 +99,7 @@ def complete(record: TdRecord) -> tuple[Dialect, Run, Launch]:
     from tdxstack.vm.session import td_session
 
     dialect, run = prepare(record)
-    run = allocated(record, run)
+    run = allocation.fill(record, run, preview=True)
     facts = launch(record, run)
     session = td_session(record.spec, facts.firmware, facts.run_dir)
     return dialect, run, completed(facts, dialect, session)
