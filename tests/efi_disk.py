@@ -25,7 +25,9 @@ def make(disk: Path, esp: Mapping[str, bytes], root: Mapping[str, bytes] | None 
     parts += [(ROOT_TYPE, ROOT_START, ROOT_SIZE, "root")] if root is not None else []
     with disk.open("wb") as stream:
         stream.truncate(size)
-        stream.seek(512)
+        # the protective MBR, without which firmware looks at no GPT: one partition of type 0xEE
+        stream.write(bytes(446) + struct.pack("<8sII", b"\0\0\2\0\xee\xff\xff\xff", 1, size // 512 - 1))
+        stream.write(bytes(48) + b"\x55\xaa")
         stream.write(_table(parts, size // 512))
     files = disk.with_name(f"{disk.name}.files")
     _write_tree(files / "esp", esp)

@@ -36,6 +36,7 @@ PACKAGES: dict[str, str] = {
     "gpg": "gnupg",
     "mmdebstrap": "mmdebstrap",
     "sbsign": "sbsigntool",
+    "sbattach": "sbsigntool",
     "sbverify": "sbsigntool",
     "mcopy": "mtools",
     "mdir": "mtools",

@@ -167,6 +167,16 @@ def test_faults(tmp_path: Path, signer: Signer) -> None:
         signer.sign(b"MZ" + bytes(4096))
 
 
+def test_signatures_of_others_stay_and_do_not_count_as_ours(signer: Signer, tmp_path: Path) -> None:
+    new_keys(tmp_path / "k", "Other", now=datetime.datetime.now(datetime.UTC))
+    other = Signer(tmp_path / "k/db.key", tmp_path / "k/db.pem")
+    theirs = other.sign(PROGRAM)
+    assert not signer.has_signed(theirs)
+    both = signer.sign(theirs)
+    assert (signer.has_signed(both), other.has_signed(both)) == (True, True)
+    assert authenticode(both, "sha384") == authenticode(PROGRAM, "sha384")
+
+
 def test_kinds() -> None:
     assert program_kind("x", PROGRAM) == "kernel"
     plain = bytearray(PROGRAM)
