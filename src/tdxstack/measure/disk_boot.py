@@ -146,6 +146,7 @@ class _DiskBoot:
             _unknown(trace, "whether this GRUB lets the firmware start the kernel is not known")
             return
         if self._trust is not None:
+            trace.add_image(run.kernel, "kernel", "the kernel that GRUB has shim check, which measures it")
             self._trust.shim_verifies(trace, run.kernel, None)
         efi_stub(trace, run.cmdline, run.initrd)
         self._end()

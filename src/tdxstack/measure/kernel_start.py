@@ -54,17 +54,17 @@ def systemd_stub(trace: Trace, uki: Uki, unknown: str | None = None) -> None:
         trace.add(9, EventType.EV_EVENT_TAG, None if unknown else initrd, "initrd", why)
 
 
-def exit_boot_services(trace: Trace, inputs: PredictionInputs, *, variables_on_disk: bool) -> None:
+def exit_boot_services(trace: Trace, inputs: PredictionInputs, *, disk_connected: bool) -> None:
     """The firmware's last events, and IMA's first where its entries are extended too.
 
     Args:
-        variables_on_disk: the firmware has no flash for its variables.
+        disk_connected: the firmware has its drivers on the disk when the kernel leaves.
     """
     name, kind = "exit boot services", EventType.EV_EFI_ACTION
-    if variables_on_disk and inputs.disk is not None and inputs.disk.has_fat:
-        # OVMF without a flash device keeps its variables in the file NvVars of a FAT partition that it can write to.
-        # It writes them when the kernel leaves, which changes the memory map, so that the kernel tries twice.
-        why = "the firmware saves its variables to the disk's FAT partition, and the kernel's first attempt fails"
+    if disk_connected and inputs.disk is not None and inputs.disk.has_fat:
+        # The firmware writes to a FAT file system when the kernel leaves: without a flash device it keeps its
+        # variables there (NvVars). That changes the memory map, so that the kernel tries twice.
+        why = "the firmware is busy with the disk's FAT partition, and the kernel's first attempt fails"
         trace.add(5, kind, EXIT_BOOT_SERVICES[0], name, why)
         trace.add(5, kind, EXIT_FAILED, name, why)
     for text in EXIT_BOOT_SERVICES:

@@ -70,7 +70,9 @@ def _boot(trace: Trace, inputs: PredictionInputs, facts: FirmwareFacts, profile:
         _acpi(trace, inputs)
 
     def end() -> None:
-        exit_boot_services(trace, inputs, variables_on_disk=not facts.needs_smm)
+        # Before a direct boot, firmware without a flash device looks for its variables on disks.
+        connected = inputs.kernel is None or not facts.needs_smm
+        exit_boot_services(trace, inputs, disk_connected=connected)
 
     trust = SecureBootTrust.of(inputs.firmware, inputs.variables, capable=facts.secure_boot)
     if inputs.kernel is None:

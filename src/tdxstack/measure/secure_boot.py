@@ -12,6 +12,7 @@ from uuid import UUID
 from tdxstack.errors import WireError
 from tdxstack.measure.shim import SHIM_LOCK, Shim
 from tdxstack.measure.trace import Trace
+from tdxstack.wire.der import SEQUENCE, tlv
 from tdxstack.wire.efi.signatures import CERT_X509, Signature, read_lists
 from tdxstack.wire.efi.variable import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, VariableData
 from tdxstack.wire.efi.varstore import Variable, VariableStore
@@ -19,6 +20,11 @@ from tdxstack.wire.pe import PeImage
 from tdxstack.wire.tcg import EventType
 
 SECURE_BOOT_ENABLE = UUID("f0a30bc7-af08-4556-99c4-001009c93a44")
+#: WIN_CERTIFICATE: length, revision, type.
+_CERTIFICATE_HEADER = 8
+#: Fields of TBSCertificate before the subject: version, serial number, algorithm, issuer, validity.
+_SUBJECT_FIELD = 5
+_VERSION_TAG = 0xA0
 _MEASURED = (
     ("PK", GLOBAL_VARIABLE),
     ("KEK", GLOBAL_VARIABLE),
@@ -67,8 +73,8 @@ def is_on(firmware: bytes, variables: tuple[Variable, ...] | None, *, capable: b
 def authority_of(image: bytes, firmware: bytes, variables: tuple[Variable, ...] | None = None) -> VariableData | None:
     """The db entry that vouches for a signed image, as the firmware measures it (EV_EFI_VARIABLE_AUTHORITY).
 
-    An entry counts that is one of the certificates in the image's signature; None if there is none (the image is not
-    signed, or its signer's issuer is in db, which is not looked into).
+    An entry counts that is one of the certificates in the image's signatures, or whose subject issued one of them;
+    None if there is none. Signatures are not verified.
 
     Raises:
         WireError: the image is no PE image, or db is damaged.
@@ -78,9 +84,42 @@ def authority_of(image: bytes, firmware: bytes, variables: tuple[Variable, ...] 
 
 
 def _signer(image: bytes, entries: list[Signature]) -> Signature | None:
-    table, size = PeImage.from_bytes(image).certificate_table
-    signature = image[table : table + size]
-    return next((entry for entry in entries if signature and entry.data in signature), None)
+    found = (entry for signature in _signatures(image) for entry in entries if _vouches(entry.data, signature))
+    return next(found, None)
+
+
+def _signatures(image: bytes) -> list[bytes]:
+    """The WIN_CERTIFICATE entries of an image, in order."""
+    position, size = PeImage.from_bytes(image).certificate_table
+    end = min(position + size, len(image))
+    found: list[bytes] = []
+    while position + _CERTIFICATE_HEADER <= end:
+        length = int.from_bytes(image[position : position + 4], "little")
+        if length < _CERTIFICATE_HEADER:
+            break
+        found.append(image[position : min(position + length, end)])
+        position += (length + 7) & ~7
+    return found
+
+
+def _vouches(certificate: bytes, signature: bytes) -> bool:
+    """Whether a signature holds the certificate, or names it as an issuer."""
+    subject = _subject(certificate)
+    return certificate in signature or (subject is not None and subject in signature)
+
+
+def _subject(certificate: bytes) -> bytes | None:
+    """The subject of an X.509 certificate as DER (RFC 5280, section 4.1), or None if it cannot be found."""
+    try:
+        _, start, _ = tlv(certificate, 0)
+        _, position, _ = tlv(certificate, start)
+        # The version, which tells by its tag, may be left out.
+        for _ in range(_SUBJECT_FIELD if certificate[position] == _VERSION_TAG else _SUBJECT_FIELD - 1):
+            _, _, position = tlv(certificate, position)
+        tag, _, end = tlv(certificate, position)
+    except IndexError:
+        return None
+    return certificate[position:end] if tag == SEQUENCE else None
 
 
 def _entries(firmware: bytes, variables: tuple[Variable, ...] | None) -> list[Signature]:
@@ -134,15 +173,21 @@ class SecureBootTrust:
         """
         if shim is not None:
             self.vendor = shim.vendor_authorized
-        entry = _signer(image, self.entries)
-        vendor = _signer(image, [Signature(SHIM_LOCK, self.vendor)] if self.vendor else [])
-        if entry is not None:
-            found = VariableData(IMAGE_SECURITY_DATABASE, "db", entry.data)
-            self._once(trace, "shim", found, "the db entry by which shim accepts the image")
-        elif vendor is not None:
-            found = VariableData(SHIM_LOCK, "MokListRT", vendor.data)
-            self._once(trace, "shim", found, "the vendor's key, by which shim accepts the image")
-        else:
+        vendor = [Signature(SHIM_LOCK, self.vendor)] if self.vendor else []
+        accepted = False
+        for signature in _signatures(image):
+            # Every signature is looked at, and by what it is accepted is measured.
+            for name, guid, entries in (
+                ("db", IMAGE_SECURITY_DATABASE, self.entries),
+                ("MokListRT", SHIM_LOCK, vendor),
+            ):
+                entry = next((one for one in entries if _vouches(one.data, signature)), None)
+                if entry is not None:
+                    accepted = True
+                    why = f"the entry of {name} by which shim accepts a signature of the image"
+                    self._once(trace, "shim", VariableData(guid, name, entry.to_bytes()), why)
+                    break
+        if not accepted:
             why = "unknown because neither db nor shim's vendor key is the image's signer: shim refuses it"
             trace.add(7, EventType.EV_EFI_VARIABLE_AUTHORITY, None, "authority", why)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 
 import efi_disk
 from pe_image import grub, image, shim
-from recorded_boot import inputs, recorded_blobs
+from recorded_boot import inputs, recorded_blobs, recorded_facts
+from tdxstack.firmware.enroll import certificate_lists
 from tdxstack.measure import Prediction, predict
 from tdxstack.measure.boot_disk import BootDisk
 from tdxstack.vm.disk import opened
 from tdxstack.vm.marker_kernel import marker_kernel
-from tdxstack.wire.efi.variable import load_option, load_option_file
+from tdxstack.wire.efi.variable import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, load_option, load_option_file
+from tdxstack.wire.efi.varstore import Variable
 from tdxstack.wire.pe import authenticode
 
 pytestmark = pytest.mark.processes
@@ -113,3 +116,50 @@ def test_a_boot_option_names_another_file(tmp_path: Path) -> None:
 def test_a_fat_partition_beside_a_direct_boot_costs_an_attempt_to_exit(tmp_path: Path) -> None:
     found = predicted(tmp_path, {"x": b""}, kernel=marker_kernel(), cmdline="quiet")
     assert names(found, 1)[-4:] == EXIT
+
+
+def signed(program: bytes, *signatures: bytes) -> bytes:
+    """An image with these in its certificate table."""
+    entries = [struct.pack("<IHH", 8 + len(one), 0x200, 2) + one for one in signatures]
+    table = b"".join(one + bytes(-len(one) % 8) for one in entries)
+    whole = bytearray(program + bytes(-len(program) % 8) + table)
+    struct.pack_into("<II", whole, 0x400 + 24 + 112 + 32, len(whole) - len(table), len(table))
+    return bytes(whole)
+
+
+def certificate(name: bytes) -> bytes:
+    """As much of an X.509 certificate as has a subject."""
+
+    def element(tag: int, content: bytes) -> bytes:
+        return bytes((tag, len(content))) + content
+
+    fields = [element(0xA0, b"v3"), element(2, b"1"), *(element(0x30, b"") for _ in range(3)), element(0x30, name)]
+    return element(0x30, element(0x30, b"".join(fields)))
+
+
+def test_who_vouches_under_secure_boot(tmp_path: Path) -> None:
+    """Firmware and shim measure an entry once each; shim looks at every signature, and measures the kernel."""
+    db, vendor = certificate(b"owner of db"), certificate(b"vendor")
+    enrolled = (
+        Variable("PK", GLOBAL_VARIABLE, b"pk"),
+        Variable("db", IMAGE_SECURITY_DATABASE, certificate_lists([db])),
+    )
+    issued = b"leaf issued by " + vendor[vendor.index(b"vendor") - 2 :]
+    files = GRUB_FILES | {
+        "EFI/BOOT/BOOTX64.EFI": signed(shim(vendor=vendor), b"somebody", b"holds " + db),
+        "EFI/BOOT/grubx64.efi": signed(grub(), issued, b"holds " + db),
+        "vmlinuz": signed(marker_kernel(), issued),
+    }
+    facts = replace(recorded_facts(), secure_boot=True, needs_smm=True)
+    found = predicted(tmp_path, files, variables=enrolled, facts=facts)
+    assert found.reasons == (None,) * 4
+    authorities = [event.why for event in found.of_register(0) if event.name.startswith("authority")]
+    assert authorities == [
+        "the db entry that vouches for the image's signature",
+        "the SBAT level that this shim sets",
+        "the entry of MokListRT by which shim accepts a signature of the image",
+        "the entry of db by which shim accepts a signature of the image",
+    ]
+    assert names(found, 1) == ["boot attempt", "partition table", "shim", "GRUB", "kernel", *EXIT]
+    stranger = predicted(tmp_path, files | {"vmlinuz": marker_kernel()}, variables=enrolled, facts=facts)
+    assert "shim refuses it" in (stranger.reasons[0] or "")
