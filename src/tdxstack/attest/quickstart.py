@@ -15,13 +15,15 @@ from typing import Any
 from tdxstack.attest.attestation import Attestation
 from tdxstack.attest.evidence import Evidence
 from tdxstack.attest.running import fresh_evidence, judged
-from tdxstack.errors import TdxStackError, UsageError
+from tdxstack.errors import SystemFault, TdxStackError, UsageError
 from tdxstack.image import build_image, by_sudo
 from tdxstack.image.builder import plan_build
 from tdxstack.image.firmware import FirmwareFile, cached_firmware, default_firmware, firmware_file
 from tdxstack.image.store import find_by_key
 from tdxstack.measure.prediction import Prediction
 from tdxstack.platform.base import Platform, PlatformKind, default_name, open_platform
+from tdxstack.system import paths
+from tdxstack.system.files import private_directory, write_atomic
 from tdxstack.vm import lifecycle
 from tdxstack.vm.expect import expect
 from tdxstack.vm.record import TdRecord
@@ -154,10 +156,25 @@ def _boot(record: TdRecord, request: Request, progress: Progress) -> tuple[Evide
         progress(f"start TD {record.name}")
         lifecycle.start(record.name, progress=progress)
         progress("wait for the guest; predict MRTD and RTMR0..3 from the files that boot")
-        lifecycle.wait_ready(record.name, READY_TIMEOUT)
+        try:
+            lifecycle.wait_ready(record.name, READY_TIMEOUT)
+        except TdxStackError as fault:
+            if kept := _keep_console(record):
+                fault.hint = f"look at the guest's console: {kept}"
+            raise
         progress("TDREPORT, event log and quote over a fresh nonce")
         evidence = fresh_evidence(record.name)
         return evidence, prediction.result() if prediction else request.expected  # type: ignore[return-value]
+
+
+def _keep_console(record: TdRecord) -> Path | None:
+    """The guest's console where it outlives the TD; None if there is none or it cannot be kept."""
+    kept = paths.home() / "logs" / f"{record.name}-console.log"
+    try:
+        write_atomic(private_directory(kept.parent) / kept.name, record.place.console_log.read_bytes())
+    except (OSError, SystemFault):
+        return None
+    return kept
 
 
 def _platform_line(platform: Platform) -> str:
