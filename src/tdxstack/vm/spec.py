@@ -132,9 +132,7 @@ class TdSpec:
     dialect: str = _setting(kind.TEXT, "auto, software, tdx15, canonical or upstream", "auto")
     qemu: str = _setting(kind.TEXT, "QEMU binary", "qemu-system-x86_64")
     via: Via = _setting(kind.choice(Via), "what drives the machine: QEMU directly, or libvirt", Via.QEMU)
-    connect: str = _setting(
-        kind.TEXT, "libvirt's connection URI with via=libvirt; qemu+ssh://HOST/system is remote", SYSTEM_URI
-    )
+    connect: str = _setting(kind.TEXT, "libvirt's connection URI, with via=libvirt", SYSTEM_URI)
     autostart: bool = _setting(kind.FLAG, "start with the host (tdxctl td autostart)", False)
     transient: bool = _setting(kind.FLAG, "forget the TD when it stops", False)
 

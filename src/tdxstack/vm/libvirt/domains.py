@@ -43,6 +43,20 @@ def is_local(uri: str) -> bool:
     return urlsplit(uri).hostname is None
 
 
+def require_here(spec: TdSpec) -> None:
+    """Refuse a libvirtd on another host: a TD's sockets and files would be there, and its supervisor is here.
+
+    Raises:
+        PlatformMissing: the URI names another host.
+    """
+    host = urlsplit(spec.connect).hostname
+    if host not in (None, "localhost", "127.0.0.1", "::1"):
+        raise PlatformMissing(
+            f"TD {spec.name}: libvirt on {host}: a TD is driven from the host that it runs on",
+            hint=f"ssh {host} tdxctl td create {spec.name} --via libvirt ..., or tdxctl deploy for many hosts",
+        )
+
+
 def is_system(uri: str) -> bool:
     """Whether a URI's libvirtd is the system's, whose QEMUs run as another user than ours."""
     return urlsplit(uri).path.rstrip("/").endswith("/system")

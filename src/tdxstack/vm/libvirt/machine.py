@@ -59,6 +59,7 @@ class LibvirtMachine:
     # -- up -----------------------------------------------------------------------------------------------------
 
     async def start(self, memory: Path | None = None) -> None:
+        domains.require_here(self._spec)
         await self.session.start()
         launch = completed(self._launch, self._dialect, self.session)
         try:
