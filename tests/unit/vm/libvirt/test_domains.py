@@ -41,7 +41,7 @@ def test_what_needs_a_session() -> None:
     assert not domains.is_bound(_spec(platform="tdx"))
 
 
-@pytest.mark.parametrize(("shutoff", "stopped"), zip(list(Shutoff)[1:8], Stopped, strict=True))
+@pytest.mark.parametrize(("shutoff", "stopped"), list(zip(list(Shutoff)[1:8], Stopped, strict=True)))
 def test_an_ending_is_the_same_seen_or_found(shutoff: Shutoff, stopped: Stopped) -> None:
     assert shutoff.name == stopped.name
     assert ending_of_shutoff(shutoff) == ending_of(stopped, expected=False)
