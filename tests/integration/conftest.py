@@ -1,7 +1,8 @@
 """What the tests on whole TDs share: one home with the guest image, and one TD that stays up for all who only look.
 
 The home is kept between runs (``TDXSTACK_TEST_HOME``, by default ``build/test-home`` in the checkout), so that the
-image is built once.
+image is built once. Where several workers share the work (pytest-xdist), each has a home of its own inside it, with
+the same images and the same cache.
 """
 
 from __future__ import annotations
@@ -52,12 +53,26 @@ class Tdxctl:
         return json.loads(self.ok(*words, "--json", timeout=timeout))
 
 
+def _test_home() -> Path:
+    """This worker's home."""
+    home = Path(os.environ.get("TDXSTACK_TEST_HOME", PROJECT / "build" / "test-home"))
+    for shared in ("images", "cache"):
+        (home / shared).mkdir(mode=0o700, parents=True, exist_ok=True)
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        return home
+    own = home / worker
+    own.mkdir(exist_ok=True)
+    for shared in ("images", "cache"):
+        if not (own / shared).exists():
+            (own / shared).symlink_to(Path("..") / shared)
+    return own
+
+
 @pytest.fixture(scope="session")
 def tdxctl() -> Iterator[Tdxctl]:
     """``tdxctl`` in the tests' home; TDs that a test leaves behind are ended."""
-    home = Path(os.environ.get("TDXSTACK_TEST_HOME", PROJECT / "build" / "test-home"))
-    home.mkdir(parents=True, exist_ok=True)
-    command = Tdxctl(home)
+    command = Tdxctl(_test_home())
     yield command
     kept = os.environ.get("TDXSTACK_TEST_DOCUMENT")
     for record in json.loads(command("td", "list", "--json").stdout or '{"tds": []}')["tds"]:
