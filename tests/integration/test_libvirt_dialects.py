@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tdxstack.vm.dialects import SOFTWARE, UPSTREAM
+from tdxstack.vm.dialects import SOFTWARE, UPSTREAM, of_version
 from tdxstack.vm.libvirt import domain_xml
 from tdxstack.vm.qemu import argv, probe
 from tdxstack.vm.qemu.launch import Launch
@@ -120,7 +120,7 @@ def test_qemu_knows_every_object_and_property(sid: Path) -> None:
 def test_the_probe_tells_upstream(sid: Path) -> None:
     (found,) = _qmp(sid, {"execute": "qom-list-properties", "arguments": {"typename": "tdx-guest"}})
     facts = probe.QemuFacts((11, 1, 3), frozenset(one["name"] for one in found))
-    assert probe.dialect_of(facts, "qemu") is UPSTREAM
+    assert probe.dialect_of(facts, "qemu") == of_version(UPSTREAM, (11, 1, 3))
 
 
 def test_libvirt_would_start_the_same_machine(sid: Path) -> None:

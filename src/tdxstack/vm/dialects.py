@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from tdxstack.errors import PlatformMissing, UsageError
@@ -128,6 +128,17 @@ UPSTREAM = Dialect(
 )
 
 DIALECTS: dict[str, Dialect] = {one.name: one for one in (SOFTWARE, TDX15, CANONICAL, UPSTREAM)}
+
+
+#: From this version on upstream's QEMU makes a TD anew in its own process (``can_rebuild_guest_state`` of tdx.c).
+RESETS_FROM = (11, 0, 0)
+
+
+def of_version(dialect: Dialect, version: tuple[int, int, int]) -> Dialect:
+    """The dialect as a QEMU of ``version`` speaks it: where a guest's reset is one in place."""
+    if dialect is UPSTREAM and version >= RESETS_FROM:
+        return replace(dialect, reboot=Reboot.RESET)
+    return dialect
 
 
 def by_name(name: str) -> Dialect:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tdxstack.errors import PlatformMissing, UsageError
+from tdxstack.vm import dialects
 from tdxstack.vm.dialects import DIALECTS, by_name, refusals, require
 from tdxstack.vm.spec import TdAttributes, TdSpec, VmType
 
@@ -50,3 +51,9 @@ def test_a_plain_machine_is_refused_nothing() -> None:
 def test_unknown_dialect() -> None:
     with pytest.raises(UsageError, match="no dialect 'xen'"):
         by_name("xen")
+
+
+def test_reset_in_place_by_version() -> None:
+    assert dialects.of_version(dialects.UPSTREAM, (10, 2, 0)).reboot is dialects.Reboot.RECREATE
+    assert dialects.of_version(dialects.UPSTREAM, (11, 0, 0)).reboot is dialects.Reboot.RESET
+    assert dialects.of_version(dialects.CANONICAL, (11, 0, 0)).reboot is dialects.Reboot.RECREATE

@@ -15,7 +15,7 @@ from tdxstack.errors import PlatformMissing, SystemFault
 from tdxstack.system import paths
 from tdxstack.system.files import write_atomic
 from tdxstack.system.process import find, run
-from tdxstack.vm.dialects import CANONICAL, TDX15, UPSTREAM, Dialect
+from tdxstack.vm.dialects import CANONICAL, TDX15, UPSTREAM, Dialect, of_version
 
 PROBE_TIMEOUT = 30.0
 #: Each dialect by the properties of ``tdx-guest`` that only it has; the first that fits counts.
@@ -113,7 +113,7 @@ def dialect_of(facts: QemuFacts, qemu: str) -> Dialect:
         )
     for sign, dialect in SIGNS:
         if sign in facts.tdx_properties:
-            return dialect
+            return of_version(dialect, facts.version)
     raise PlatformMissing(
         f"{qemu} {version} has a tdx-guest object of no known dialect ({', '.join(sorted(facts.tdx_properties))})",
         hint="name the dialect: --dialect tdx15, canonical or upstream",
