@@ -64,8 +64,9 @@ def run_program(argv: Sequence[str]) -> None:
 
 
 def _text(path: Path) -> str:
+    """A regular file's text, empty where there is none; a FIFO or device is not waited for."""
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(errors="replace") if path.is_file() else ""
     except OSError:
         return ""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -213,3 +214,10 @@ def test_a_repository_of_ones_own_packages(ubuntu: Path, fedora: Path, capsys: p
         assert ("linux-image-tdx-host" in line) is (root == ubuntu)
         assert ("signed-by=" in shown) is (root == ubuntu)
         assert ("repo_gpgcheck=1" in shown) is (root == fedora)
+
+
+def test_a_fifo_in_a_files_place_is_not_waited_for(ubuntu: Path) -> None:
+    for name in ("etc/default/grub", "etc/sgx_default_qcnl.conf"):
+        (ubuntu / name).unlink()
+        os.mkfifo(ubuntu / name)
+    assert main(["host", "install", "--root", str(ubuntu), "--dry-run"]) in (0, 1)
