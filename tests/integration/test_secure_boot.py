@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from collections.abc import Iterator, Sequence
@@ -244,13 +243,6 @@ def test_an_altered_ima_list_is_found(direct: Booted, change: str, tmp_path: Pat
         assert json.loads(done.stdout)["matches"] == [True, True, False, True]
 
 
-def after_a_second_exit(events: list[dict[str, Any]]) -> str:
-    """RTMR1 of a boot whose kernel left the firmware only at the second try, as a UKI does on this firmware."""
-    digests = [bytes.fromhex(event["digest"]) for event in events if event["rtmr"] == 1]
-    tried = (b"Exit Boot Services Invocation", b"Exit Boot Services Returned with Failure")
-    return fold([*digests[:-2], *(hashlib.sha384(text).digest() for text in tried), *digests[-2:]]).hex()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("boot", ["uki", "grub"])
 def test_signed_disks_boot_as_predicted(boot: str, tdxctl: Tdxctl, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -261,8 +253,6 @@ def test_signed_disks_boot_as_predicted(boot: str, tdxctl: Tdxctl, tmp_path_fact
         replay = booted.replayed()
         assert replay["problems"] == []
         assert replay["matches"] == [True] * 4
-        quoted, predicted = replay["quoted"], booted.predicted["rtmr"]
-        assert [quoted[number] for number in (0, 2, 3)] == [predicted[number] for number in (0, 2, 3)]
-        assert quoted[1] in (predicted[1], after_a_second_exit(booted.predicted["events"]))
+        assert replay["quoted"] == booted.predicted["rtmr"]
     finally:
         booted.end()

@@ -98,7 +98,7 @@ class _DiskBoot:
 
     def _uki(self, uki: Uki, image: bytes, path: str) -> None:
         self._trace.add_image(image, "unified kernel image", f"file {path}")
-        systemd_stub(self._trace, uki, self._additions(path))
+        systemd_stub(self._trace, uki, self._additions(path), secure=self._trust is not None)
         self._end()
 
     def _additions(self, path: str) -> str | None:

@@ -31,7 +31,7 @@ def efi_stub(trace: Trace, options: str, initrd: bytes | None) -> None:
         trace.add(9, EventType.EV_EVENT_TAG, initrd, "initrd", "the initrd file")
 
 
-def systemd_stub(trace: Trace, uki: Uki, unknown: str | None = None) -> None:
+def systemd_stub(trace: Trace, uki: Uki, unknown: str | None = None, *, secure: bool = False) -> None:
     """Sections into PCR 11, then the inner kernel, which measures its command line and initrd itself.
 
     Args:
@@ -42,7 +42,9 @@ def systemd_stub(trace: Trace, uki: Uki, unknown: str | None = None) -> None:
     for number, (name, content) in enumerate(uki.measured()):
         what = "name" if number % 2 == 0 else "content"
         trace.add(11, EventType.EV_IPL, content, f"UKI {name}", f"{what} of the image's section {name}")
-    trace.add_image(uki.get(".linux") or b"", "inner kernel", "the image's section .linux")
+    # With secure boot the stub starts it past the firmware's checks, and so past its measuring.
+    if not secure:
+        trace.add_image(uki.get(".linux") or b"", "inner kernel", "the image's section .linux")
     cmdline = uki.cmdline()
     if cmdline is not None or unknown:
         text = None if unknown else ((cmdline or "") + "\0").encode("utf-16-le")
