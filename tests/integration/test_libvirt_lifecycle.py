@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.conftest import Tdxctl
 from libvirt_daemon import Libvirtd, libvirtd
 from td_home import BOOT_TIMEOUT, gone, home, until
 from tdxstack.errors import StateError, SystemFault, UsageError
@@ -82,6 +83,31 @@ def test_a_trust_domain_from_definition_to_deletion(define: Define, libvirtd: Li
     assert lifecycle.registers("demo") == before
     lifecycle.delete("demo", force=True)
     assert "failed to get domain" in _state(libvirtd)
+
+
+def test_a_linux_td_is_attested_and_reached(tdxctl: Tdxctl, libvirtd: Libvirtd, tmp_path: Path) -> None:
+    """The tables are those of libvirt's machine: predicted from the arguments that libvirt gave to QEMU."""
+    if "debian-13" not in tdxctl.ok("image", "list"):
+        tdxctl.ok("image", "build", "debian-13", timeout=900)
+    tdxctl.ok("td", "create", "under-libvirt", "--image", "debian-13", "--via", "libvirt", "--connect", libvirtd.uri)
+    try:
+        tdxctl.ok("td", "start", "under-libvirt", "--wait", timeout=BOOT_TIMEOUT)
+        attested = tdxctl.json("attest", "under-libvirt", timeout=BOOT_TIMEOUT)
+        assert attested["verdict"] == "accepted"
+        predicted = tdxctl.json("measure", "predict", "--td", "under-libvirt")
+        assert predicted["rtmr"][0] == attested["rtmr"][0]["quoted"]
+        assert "debian" in tdxctl.ok("td", "ssh", "under-libvirt", "--", "cat", "/etc/os-release")
+        (tmp_path / "there").write_bytes(os.urandom(1 << 16))
+        tdxctl.ok("td", "copy", "under-libvirt", str(tmp_path / "there"), ":/root/there")
+        tdxctl.ok("td", "copy", "under-libvirt", ":/root/there", str(tmp_path / "back"))
+        assert (tmp_path / "back").read_bytes() == (tmp_path / "there").read_bytes()
+        assert tdxctl("td", "exec", "under-libvirt", "--", "sh", "-c", "exit 7").returncode == 7
+        assert (
+            tdxctl.json("td", "stop", "under-libvirt", "--mode", "agent", timeout=BOOT_TIMEOUT)["state"] == "stopped"
+        )
+        assert _state(libvirtd, "under-libvirt") == "shut off"
+    finally:
+        tdxctl("td", "delete", "under-libvirt", "--yes")
 
 
 def test_what_others_do_through_libvirt_is_noticed(define: Define, libvirtd: Libvirtd) -> None:

@@ -18,7 +18,7 @@ from tdxstack.platform.base import Platform, open_platform
 from tdxstack.system import paths
 from tdxstack.system.files import private_directory, sha256_file, write_atomic
 from tdxstack.vm import lifecycle
-from tdxstack.vm.expect import expect
+from tdxstack.vm.expect import expect, started_argv
 from tdxstack.vm.record import TdRecord
 from tdxstack.vm.spec import Ima
 from tdxstack.vm.state import State
@@ -46,7 +46,9 @@ def attest_td(
         raise StateError(f"TD {name}", "attest", record.state.value, "running", hint=f"tdxctl td start {name}")
     platform = open_platform(record.spec.platform)
     evidence = fresh_evidence(name, ima=record.spec.ima is not Ima.OFF)
-    return judged(record, platform, evidence, expected or expect(record.spec), output, policy=policy)
+    if expected is None:
+        expected = expect(record.spec, machine=started_argv(record))
+    return judged(record, platform, evidence, expected, output, policy=policy)
 
 
 def fresh_evidence(name: str, *, ima: bool = False) -> Evidence:

@@ -16,7 +16,9 @@ from tdxstack.vm.disk import opened
 from tdxstack.vm.firmware_facts import facts_of, needs_smm
 from tdxstack.vm.qemu import argv
 from tdxstack.vm.qemu.launch import Launch
-from tdxstack.vm.spec import Boot, TdSpec
+from tdxstack.vm.record import TdRecord
+from tdxstack.vm.spec import Boot, TdSpec, Via
+from tdxstack.vm.state import ACTIVE
 
 #: What the software platform's session adds to the argument list, as far as the firmware sees it.
 _SOFTWARE_TD = (
@@ -53,6 +55,7 @@ def expect(
     order: MrtdOrder = MrtdOrder.SINGLE_PASS,
     blobs: FirmwareBlobs | None = None,
     disk: Path | None = None,
+    machine: Sequence[str] | None = None,
     cache: bool = True,
 ) -> Prediction:
     """Predict the registers of a TD.
@@ -63,6 +66,7 @@ def expect(
         order: in which the launching stack measures the firmware's pages.
         blobs: what QEMU offers the firmware; probed where not given.
         disk: the disk as it stands (a TD's overlay); by default the specification's image.
+        machine: the argument list that the TD was started with, where it is not the one of ``machine_argv``.
         cache: use and fill the cache of probed blobs.
 
     Raises:
@@ -79,7 +83,7 @@ def expect(
     with _boot_disk(spec, disk) as boot_disk:
         if blobs is None and (direct or boot_disk is not None):
             variables = boot_disk.variables_file() if boot_disk is not None and not direct else None
-            blobs = probe(machine_argv(spec, path), firmware, variables=variables, cache=cache)
+            blobs = probe(machine or machine_argv(spec, path), firmware, variables=variables, cache=cache)
         return predict(
             PredictionInputs(
                 firmware=firmware,
@@ -94,6 +98,22 @@ def expect(
                 disk=boot_disk,
             )
         )
+
+
+def started_argv(record: TdRecord) -> list[str] | None:
+    """The argument list of the TD's running QEMU, where another than this project has put it together.
+
+    None for a machine that ``machine_argv`` describes, and for one of libvirt's that does not run: what libvirt will
+    choose is known when it has started.
+
+    Raises:
+        SystemFault: it runs, and its QEMU cannot be seen.
+    """
+    if record.spec.via is not Via.LIBVIRT or record.state not in ACTIVE:
+        return None
+    from tdxstack.vm.libvirt.started import arguments
+
+    return arguments(record.name)
 
 
 @contextmanager

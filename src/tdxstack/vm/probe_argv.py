@@ -26,6 +26,7 @@ _DROPPED = {
             *("-accel", "-qmp", "-qmp-pretty", "-mon", "-monitor", "-pidfile", "-incoming", "-gdb", "-action"),
             *("-kernel", "-initrd", "-append", "-bios", "-D", "-d", "-trace", "-display", "-name", "-sandbox"),
             *("-runas", "-run-with", "-uuid", "-vnc", "-spice", "-qtest", "-qtest-log", "-loadvm", "-object"),
+            *("-add-fd", "-msg", "-audiodev", "-overcommit"),
         ),
         1,
     ),
@@ -121,12 +122,25 @@ def _translated(option: str, value: str | None, tpm_chardev: str, disk: Path | N
         return [option, f"hubport,id={_properties(value).get('id', '')},hubid={number}"]
     if option in ("-blockdev", "-drive"):
         return _disk(option, value, disk)
+    if option == "-device":
+        return [option, _device(value)]
     if option == "-serial" and value != "none":
         return [option, "null"]
     if option == "-fw_cfg":
         # The firmware reads its own settings; files of others (credentials) do not shape the tables.
         return [option, value] if value.startswith(("name=opt/ovmf/", "opt/ovmf/", "name=opt/org.tianocore/")) else []
     return [option, value]
+
+
+def _device(value: str) -> str:
+    """The device; for one that reaches the host's vsock another that takes the same slot."""
+    if not value.startswith("{"):
+        return value
+    facts = json.loads(value)
+    if facts.get("driver") != "vhost-vsock-pci":
+        return value
+    kept = {key: facts[key] for key in ("id", "bus", "addr") if key in facts}
+    return json.dumps({"driver": "virtio-balloon-pci", **kept})
 
 
 def _is_flash(value: str) -> bool:
@@ -151,5 +165,6 @@ def _disk(option: str, value: str, disk: Path | None) -> list[str]:
 
 def _object(value: str) -> list[str]:
     """Objects that devices need (RNG back ends); memory and confidential guests are left to the defaults."""
-    facts = _properties(value) if not value.startswith("{") else {}
-    return ["-object", value] if facts.get("", "").startswith(("rng-", "iothread", "filter-")) else []
+    facts = json.loads(value) if value.startswith("{") else _properties(value)
+    kind = str(facts.get("qom-type") or facts.get("", ""))
+    return ["-object", value] if kind.startswith(("rng-", "iothread", "filter-")) else []

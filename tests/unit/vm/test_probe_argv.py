@@ -100,3 +100,24 @@ def test_without_a_kernel_none_is_given() -> None:
 def test_the_shape_is_that_of_the_machine(before: str, after: str, same: bool) -> None:
     other = [after if word == before else word for word in ARGV]
     assert (shape(ARGV) == shape(other)) is same
+
+
+def test_the_words_of_libvirt() -> None:
+    rng = '{"qom-type":"rng-random","id":"objrng0","filename":"/dev/urandom"}'
+    network = '{"driver":"virtio-net-pci","netdev":"net0","bus":"pci.2","addr":"0x0"}'
+    text = " ".join(
+        words := probed(
+            [
+                *ARGV,
+                *("-object", '{"qom-type":"secret","id":"masterKey0","file":"/run/key"}', "-object", rng),
+                *("-add-fd", "set=0,fd=26,opaque=serial0-log", "-msg", "timestamp=on", "-device", network),
+                *("-chardev", "socket,id=charserial0,fd=25,server=on,logfile=/dev/fdset/0,logappend=on"),
+                *("-device", '{"driver":"vhost-vsock-pci","vhostfd":"3","guest-cid":9,"bus":"pci.3","addr":"0x0"}'),
+            ]
+        )
+    )
+    assert rng in words, "the RNG's device needs it"
+    assert network in words, "slots and buses are what the tables tell"
+    assert '{"driver": "virtio-balloon-pci", "bus": "pci.3", "addr": "0x0"}' in words, "the same slot, no host CID"
+    for gone in ("masterKey0", "fd=26", "fdset", "vhostfd", "timestamp"):
+        assert gone not in text, gone

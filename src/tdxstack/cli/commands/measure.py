@@ -126,12 +126,14 @@ def run_predict(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm.expect import expect
 
     spec, disk = _spec(args)
+    machine = _machine(args, spec)
     prediction = expect(
         spec,
         disk=disk,
         profile=args.profile,
         order=MrtdOrder(args.order),
         blobs=_blobs(args),
+        machine=machine,
         cache=not args.no_cache,
     )
     if args.reference_values:
@@ -186,6 +188,17 @@ def _spec(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
     if args.profile and args.profile.startswith("tdx") and not args.td:
         changes |= {"platform": "tdx", "dialect": _tdx_dialect(changes.get("qemu", spec.qemu))}
     return dataclasses.replace(spec, **changes), disk
+
+
+def _machine(args: argparse.Namespace, spec: TdSpec) -> list[str] | None:
+    """The argument list of the TD that runs, if no option makes another machine of it."""
+    from tdxstack.vm.expect import started_argv
+    from tdxstack.vm.lifecycle import status
+
+    if not args.td:
+        return None
+    record = status(args.td)
+    return started_argv(record) if record.spec == spec else None
 
 
 def _tdx_dialect(qemu: str) -> str:

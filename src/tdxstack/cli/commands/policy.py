@@ -96,10 +96,11 @@ def run_from_prediction(args: argparse.Namespace) -> ExitCode:
 def run_from_td(args: argparse.Namespace) -> ExitCode:
     """``policy from-td``: predicted from the TD's files, not asked of the TD."""
     from tdxstack.dcap.policy import pinned
-    from tdxstack.vm.expect import expect
+    from tdxstack.vm.expect import expect, started_argv
     from tdxstack.vm.record import observe
 
-    prediction = expect(observe(args.td).spec)
+    record = observe(args.td)
+    prediction = expect(record.spec, machine=started_argv(record))
     rtmrs = [None if value is None else value.hex() for value in prediction.rtmr]
     for index, value in enumerate(rtmrs):
         if value is None:

@@ -205,8 +205,12 @@ class LibvirtMachine:
             waits: set[asyncio.Future[Any]] = {self._ended, failing, dying}
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             # The end of QEMU is told by libvirt in a moment; it takes the session's parts along.
-            patience = TELLING_TIME if dying.done() and self._link.connected else PARTING_TIME
-            await asyncio.wait({self._ended}, timeout=patience)
+            if not (self._ended.done() or dying.done()):
+                ends: set[asyncio.Future[Any]] = {self._ended, dying}
+                await asyncio.wait(ends, timeout=PARTING_TIME, return_when=asyncio.FIRST_COMPLETED)
+            patience = TELLING_TIME if self._link.connected else PARTING_TIME
+            if dying.done():
+                await asyncio.wait({self._ended}, timeout=patience)
             if not self._ended.done():
                 fault = (
                     failing.result() if failing.done() and not dying.done() else "QEMU ended while libvirt was away"
