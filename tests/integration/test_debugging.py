@@ -29,6 +29,7 @@ def debugged(tdxctl: Tdxctl, quickstart: Any) -> Iterator[str]:
         tdxctl("td", "delete", NAME, "--yes")
 
 
+@pytest.mark.slow
 def test_gdb(tdxctl: Tdxctl, debugged: str) -> None:
     """A hardware breakpoint at start_kernel is hit, by the name that the kernel itself has for it."""
     if not shutil.which("gdb"):
@@ -47,6 +48,7 @@ def test_gdb(tdxctl: Tdxctl, debugged: str) -> None:
     tdxctl.ok("td", "wait", debugged, "--timeout", "600", timeout=660)
 
 
+@pytest.mark.slow
 def test_symbols_of_a_given_file(tdxctl: Tdxctl, debugged: str) -> None:
     absent = tdxctl("td", "gdb", debugged, "--symbols", "/no/vmlinux")
     assert (absent.returncode, "no file /no/vmlinux" in absent.stderr) == (2, True)

@@ -68,7 +68,7 @@ class RegoPolicy:
             raise PlatformMissing("Rego policies need regopy", hint="pip install 'tdxstack[rego]'") from None
         interpreter = Interpreter()
         try:
-            interpreter.set_input(dict(members))
+            interpreter.set_input(dict(members))  # pyright: ignore[reportArgumentType]
             interpreter.add_data({"reference": dict(self.reference)})
             interpreter.add_module("policy", self.source)
             interpreter.add_module("reference", _REFERENCE)

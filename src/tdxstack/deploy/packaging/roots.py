@@ -31,12 +31,14 @@ class CleanRoot(Protocol):
 
     def making(self) -> list[list[str]]:
         """The commands that make it."""
+        ...
 
     def make(self, log: Path, progress: Progress) -> None:
         """Make it anew."""
 
     def wrapped(self, argv: Sequence[str], environment: Mapping[str, str], *, network: bool) -> list[str]:
         """The command that runs ``argv`` in it."""
+        ...
 
     def discard(self) -> None:
         """Remove it."""
