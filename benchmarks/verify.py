@@ -23,7 +23,7 @@ from pathlib import Path
 import dcap_qvl  # type: ignore[import-untyped]
 
 from tdxstack.dcap import Collateral, Verifier
-from tdxstack.dcap.certificate import certificate_of
+from tdxstack.dcap.chain import forget_chains
 
 PROJECT = Path(__file__).resolve().parent.parent
 VECTORS = Path(os.environ.get("TDXSTACK_VECTORS", PROJECT.parent / "shared" / "vectors")) / "attestation" / "real"
@@ -51,11 +51,11 @@ def parties(name: str) -> dict[str, Callable[[], object]]:
         return Verifier(Collateral.from_json(text)).verify(quote, now=now)
 
     def nothing_kept() -> object:
-        certificate_of.cache_clear()
+        forget_chains()
         return cold()
 
     def another_platform() -> object:
-        certificate_of.cache_clear()
+        forget_chains()
         ours.forget()
         return ours.verify(quote, now=now)
 

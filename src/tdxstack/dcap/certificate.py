@@ -301,7 +301,7 @@ class RevocationList:
         if len(text) > 2 * MAX_DER_SIZE:
             raise CertificateFault(f"{len(text)} characters, more than {2 * MAX_DER_SIZE}")
         try:
-            if (match := _PEM_CRL.search(text)) is not None:
+            if "-" in text and (match := _PEM_CRL.search(text)) is not None:
                 return cls(binascii.a2b_base64(match[1]))
             return cls(bytes.fromhex(text))
         except ValueError as error:
@@ -309,7 +309,11 @@ class RevocationList:
 
     def revokes(self, certificate: Certificate) -> bool:
         """Whether the certificate's serial number is in the list. Like QVL, without regard to its sign."""
-        return self._parsed.get_revoked_certificate_by_serial_number(abs(certificate.serial)) is not None
+        serial = abs(certificate.serial)
+        # What is listed stands in the DER, so most serial numbers need no walk through the entries.
+        if serial.to_bytes((serial.bit_length() + 7) // 8, "big") not in self.tbs:
+            return False
+        return self._parsed.get_revoked_certificate_by_serial_number(serial) is not None
 
     def current(self, now: int) -> bool:
         """Whether thisUpdate <= now <= nextUpdate."""

@@ -6,7 +6,8 @@ deadlines, so that a chain is checked once and its expiry at every call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from tdxstack.dcap.certificate import (
     Certificate,
@@ -18,11 +19,12 @@ from tdxstack.dcap.certificate import (
 )
 from tdxstack.dcap.status import QvlStatus, VerifyFault
 
+#: Chains of more bytes than this are not kept; Intel's have 2 to 5 KiB.
+_LONGEST_KEPT = 16 << 10
 _ROOT_CN, _CA_CN, _PCK_CN, _SIGNING_CN = "SGX Root CA", "CA", "SGX PCK Certificate", "SGX TCB Signing"
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """When something is valid: ``start <= now <= end``, in Unix seconds, and the status outside of it.
 
     ``start`` is None where QVL checks no start (certificates, documents).
@@ -38,8 +40,7 @@ class Window:
         return now <= self.end and (self.start is None or self.start <= now)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Result of a step that does not depend on the clock, and the windows that do, in the order they are judged."""
 
     status: QvlStatus
@@ -81,12 +82,12 @@ class Chain:
         self.root = next((c for c in reversed(certificates) if c.self_issued), None)
         self.pck = next((c for c in reversed(certificates) if _PCK_CN in c.subject.common_name), None)
 
-    @property
+    @cached_property
     def intermediate(self) -> Certificate | None:
         """The first certificate that is not self-issued and whose CN contains ``CA``."""
         return next((c for c in self.certificates if not c.self_issued and _CA_CN in c.subject.common_name), None)
 
-    @property
+    @cached_property
     def topmost(self) -> Certificate | None:
         """The last certificate that signs no other one."""
         return next((c for c in reversed(self.certificates) if not self._signs_another(c)), None)
@@ -94,6 +95,25 @@ class Chain:
     def _signs_another(self, certificate: Certificate) -> bool:
         subject = certificate.subject
         return any(not c.subject.same_as(subject) and c.issuer.same_as(subject) for c in self.certificates)
+
+
+@lru_cache(maxsize=64)
+def _short_chain(text: bytes) -> Chain:
+    return Chain(text)
+
+
+def chain_of(text: bytes) -> Chain:
+    """The chain of this PEM; issuers' chains are seen again and again. Raises as :class:`Chain` does.
+
+    Only what the text itself says is kept: trust, revocation and expiry are judged anew by those who ask.
+    """
+    return _short_chain(text) if len(text) <= _LONGEST_KEPT else Chain(text)
+
+
+def forget_chains() -> None:
+    """Forget every chain and certificate seen so far."""
+    _short_chain.cache_clear()
+    certificate_of.cache_clear()
 
 
 def _check_sgx(certificate: Certificate) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tdxstack.dcap.certificate import CertificateFault, RevocationList, verify_raw_p256
-from tdxstack.dcap.chain import Chain, Outcome, Window, check_signing_chain
+from tdxstack.dcap.chain import Chain, Outcome, Window, chain_of, check_signing_chain
 from tdxstack.dcap.collateral import Collateral
 from tdxstack.dcap.enclave_identity import EnclaveIdentity
 from tdxstack.dcap.signed_json import FormatFault, InvalidFault, VersionFault
@@ -145,7 +145,7 @@ class _Signers:
 
     def _check(self, pem: str) -> Outcome:
         try:
-            chain = Chain(utf8(pem))
+            chain = chain_of(utf8(pem))
             self.chains[pem] = chain
             if len(chain.certificates) != 2:
                 raise VerifyFault(

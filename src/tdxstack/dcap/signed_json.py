@@ -134,7 +134,9 @@ def member(parent: Members, name: str) -> Any:
 
 def unsigned(parent: Members, name: str) -> int:
     """A number of 32 bits. Raises FormatFault if absent, InvalidFault if it is not that."""
-    value = member(parent, name)
+    value = parent.get(name)
+    if value is None:
+        value = member(parent, name)
     if type(value) is not int or not 0 <= value < 1 << 32:
         raise InvalidFault(f"{name}: not a number of 32 bits")
     return value
@@ -142,26 +144,32 @@ def unsigned(parent: Members, name: str) -> int:
 
 def text_of(parent: Members, name: str) -> str:
     """A string. Raises FormatFault if absent, InvalidFault if it is not that."""
-    value = member(parent, name)
-    if not isinstance(value, str):
+    value = parent.get(name)
+    if type(value) is not str:
+        member(parent, name)
         raise InvalidFault(f"{name}: not a string")
     return value
 
 
 def octets(parent: Members, name: str, size: int) -> bytes:
     """``size`` bytes in hexadecimal. Raises FormatFault if absent, InvalidFault if it is not that."""
-    value = text_of(parent, name)
-    if len(value) != 2 * size or not value.isascii() or not value.isalnum():
-        raise InvalidFault(f"{name}: not {size} bytes in hexadecimal")
+    value = parent.get(name)
+    if type(value) is not str:
+        value = text_of(parent, name)
     try:
-        return bytes.fromhex(value)
+        found = bytes.fromhex(value)
     except ValueError:
         raise InvalidFault(f"{name}: not {size} bytes in hexadecimal") from None
+    if not len(value) == 2 * len(found) == 2 * size:  # spaces between the bytes are skipped, and counted here
+        raise InvalidFault(f"{name}: not {size} bytes in hexadecimal")
+    return found
 
 
 def date(parent: Members, name: str) -> int:
     """A date like ``2026-06-01T00:00:00Z``, as Unix seconds. Raises FormatFault or InvalidFault."""
-    value = text_of(parent, name)
+    value = parent.get(name)
+    if type(value) is not str:
+        value = text_of(parent, name)
     try:
         return unix_seconds(value)
     except ValueError:
@@ -178,7 +186,9 @@ def unix_seconds(value: str) -> int:
 
 def advisories(parent: Members) -> tuple[str, ...]:
     """The optional ``advisoryIDs``. Raises InvalidFault if it is not an array of strings."""
-    value = parent.get("advisoryIDs", ())
+    value = parent.get("advisoryIDs")
+    if value is None and "advisoryIDs" not in parent:
+        return ()
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise InvalidFault("advisoryIDs: not an array of strings")
     return tuple(value)

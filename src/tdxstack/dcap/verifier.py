@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tdxstack.dcap.certificate import Certificate
-from tdxstack.dcap.chain import Chain, Outcome, check_pck_chain
+from tdxstack.dcap.chain import Chain, Outcome, chain_of, check_pck_chain
 from tdxstack.dcap.collateral import Collateral
 from tdxstack.dcap.documents import Documents, utf8
 from tdxstack.dcap.quote_check import (
@@ -150,7 +150,7 @@ class Verifier:
         leaf: Certificate | None = None
         leaf_fault: VerifyFault | None = None
         try:
-            chain = Chain(text)
+            chain = chain_of(text)
             leaf, _ = find_leaf(text, chain)
             if len(chain.certificates) != _PCK_CHAIN_LENGTH:
                 raise VerifyFault(
