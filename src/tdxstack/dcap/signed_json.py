@@ -19,6 +19,7 @@ MAX_DOCUMENT_SIZE = 1 << 20
 MAX_DEPTH = 32
 
 Members = dict[str, Any]
+_TEXT, _OBJECT = frozenset({str}), frozenset({dict})
 
 
 class DocumentFault(ValueError):
@@ -134,9 +135,7 @@ def member(parent: Members, name: str) -> Any:
 
 def unsigned(parent: Members, name: str) -> int:
     """A number of 32 bits. Raises FormatFault if absent, InvalidFault if it is not that."""
-    value = parent.get(name)
-    if value is None:
-        value = member(parent, name)
+    value = member(parent, name)
     if type(value) is not int or not 0 <= value < 1 << 32:
         raise InvalidFault(f"{name}: not a number of 32 bits")
     return value
@@ -144,9 +143,8 @@ def unsigned(parent: Members, name: str) -> int:
 
 def text_of(parent: Members, name: str) -> str:
     """A string. Raises FormatFault if absent, InvalidFault if it is not that."""
-    value = parent.get(name)
+    value = member(parent, name)
     if type(value) is not str:
-        member(parent, name)
         raise InvalidFault(f"{name}: not a string")
     return value
 
@@ -189,7 +187,7 @@ def advisories(parent: Members) -> tuple[str, ...]:
     value = parent.get("advisoryIDs")
     if value is None and "advisoryIDs" not in parent:
         return ()
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+    if type(value) is not list or not _TEXT.issuperset(map(type, value)):
         raise InvalidFault("advisoryIDs: not an array of strings")
     return tuple(value)
 
@@ -199,7 +197,7 @@ def objects(parent: Members, name: str, fault: type[DocumentFault] = InvalidFaul
     value = parent.get(name)
     if not isinstance(value, list) or not value:
         raise fault(f"{name}: not an array with members")
-    if not all(isinstance(item, dict) for item in value):
+    if not _OBJECT.issuperset(map(type, value)):
         raise FormatFault(f"{name}: has members that are not objects")
     return value
 

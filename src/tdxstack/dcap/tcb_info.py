@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tdxstack.dcap.signed_json import (
     FormatFault,
@@ -38,8 +39,7 @@ IDENTITY_STATUSES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TcbLevel:
+class TcbLevel(NamedTuple):
     """A level of the platform: 16 SGX component SVNs, PCE SVN, 16 TDX component SVNs (TDX), and what they amount to.
 
     ``tcb_date`` is in Unix seconds.
@@ -58,8 +58,7 @@ class TcbLevel:
         return self.sgx, self.pce_svn, self.tdx or b""
 
 
-@dataclass(frozen=True, slots=True)
-class IsvLevel:
+class IsvLevel(NamedTuple):
     """A level of a TDX module or of the quoting enclave. ``status`` is None if it is none that is allowed there."""
 
     isv_svn: int
