@@ -92,6 +92,8 @@ def test_a_linux_td_is_attested_and_reached(tdxctl: Tdxctl, libvirtd: Libvirtd, 
         tdxctl.ok("image", "build", "debian-13", timeout=900)
     tdxctl.ok("td", "create", "under-libvirt", "--image", "debian-13", "--via", "libvirt", "--connect", libvirtd.uri)
     try:
+        early = tdxctl.json("measure", "predict", "--td", "under-libvirt")
+        assert early["rtmr"][0] is None, "libvirt has yet to choose the slots"
         tdxctl.ok("td", "start", "under-libvirt", "--wait", timeout=BOOT_TIMEOUT)
         attested = tdxctl.json("attest", "under-libvirt", timeout=BOOT_TIMEOUT)
         assert attested["verdict"] == "accepted"

@@ -64,7 +64,7 @@ def expect(
         spec: the TD's specification.
         profile: firmware profile or platform; by default the specification's platform with the release detected.
         order: in which the launching stack measures the firmware's pages.
-        blobs: what QEMU offers the firmware; probed where not given.
+        blobs: what QEMU offers the firmware; probed where not given and libvirt has not yet to make the machine.
         disk: the disk as it stands (a TD's overlay); by default the specification's image.
         machine: the argument list that the TD was started with, where it is not the one of ``machine_argv``.
         cache: use and fill the cache of probed blobs.
@@ -81,7 +81,7 @@ def expect(
     direct = spec.boot is not Boot.GRUB and spec.kernel is not None
     platform = "tdx" if choose.dialect(spec).hardware else "software"
     with _boot_disk(spec, disk) as boot_disk:
-        if blobs is None and (direct or boot_disk is not None):
+        if blobs is None and (direct or boot_disk is not None) and (machine or spec.via is not Via.LIBVIRT):
             variables = boot_disk.variables_file() if boot_disk is not None and not direct else None
             blobs = probe(machine or machine_argv(spec, path), firmware, variables=variables, cache=cache)
         return predict(
