@@ -14,7 +14,7 @@ from tdxstack.errors import SystemFault, UsageError
 from tdxstack.system import paths
 from tdxstack.system.files import locked
 from tdxstack.vm import record as records
-from tdxstack.vm.network import PortForward
+from tdxstack.vm.network import PortForward, is_user
 from tdxstack.vm.record import Run, TdRecord
 from tdxstack.vm.spec import TdSpec
 from tdxstack.vm.spec_rules import FIRST_CID
@@ -78,7 +78,7 @@ def fill(record: TdRecord, run: Run, *, preview: bool = False) -> Run:
     addresses = frozenset(other.run.mac for other in everyone)
     mac = spec.mac or record.run.mac or mac_address(spec.name, addresses)
     run = replace(run, mac=mac, ssh_port=None, ports=())
-    if spec.network == "user":
+    if is_user(spec.network):
         ssh_port = (
             named(spec, PortForward("tcp", spec.ssh_port, 22), taken)
             if spec.ssh_port

@@ -23,6 +23,9 @@ from tdxstack.errors import PlatformMissing, UsageError
 from tdxstack.vm.spec import TdAttributes, TdSpec, VmType
 
 ALL_ATTRIBUTES = (1 << 64) - 1
+#: Where the quoting service of each stack listens, as its packages set it up.
+QGS_VSOCK = "vsock:2:4050"
+QGS_SOCKET = "unix:/var/run/tdx-qgs/qgs.socket"
 
 
 class Reboot(Enum):
@@ -34,10 +37,12 @@ class Reboot(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One dialect. ``attributes`` is the mask of TD attribute bits that its QEMU lets through.
+    """One dialect. ``attributes`` is the mask of TD attribute bits that can be asked of its QEMU.
 
     ``attribute_flags`` maps a bit to the boolean property that carries it where there is no ``attributes`` property.
     ``quote_kinds`` are the ways to the quoting service that it can express; None of them means the platform does it.
+    ``quote_service`` is where that service listens if nothing else is said, as ``vsock:CID:PORT`` or ``unix:PATH``.
+    ``has_allow_reboot``: its libvirt has the element ``allowReboot``.
     """
 
     name: str
@@ -48,7 +53,9 @@ class Dialect:
     attribute_flags: tuple[tuple[TdAttributes, str], ...]
     quote_property: str | None
     quote_kinds: frozenset[str]
+    quote_service: str
     memory_backend: str
+    has_allow_reboot: bool
     cpu: str
     hpet_option: tuple[str, ...]
     machine: str
@@ -72,7 +79,9 @@ SOFTWARE = Dialect(
     attribute_flags=(),
     quote_property=None,
     quote_kinds=frozenset({"tdvmcall"}),
+    quote_service="",
     memory_backend="memory-backend-ram",
+    has_allow_reboot=False,
     cpu="host",
     hpet_option=(),
     machine="q35,hpet=off,smm=off",
@@ -84,11 +93,13 @@ TDX15 = Dialect(
     title="QEMU 7.2 with the TDX 1.5 patches",
     hardware=True,
     encode_digest=_hex,
-    attributes=TdAttributes.SEPT_VE_DISABLE | TdAttributes.DEBUG | TdAttributes.MIGRATABLE,
+    attributes=TdAttributes.SEPT_VE_DISABLE | TdAttributes.DEBUG,
     attribute_flags=((TdAttributes.SEPT_VE_DISABLE, "sept-ve-disable"), (TdAttributes.DEBUG, "debug")),
     quote_property="quote-generation-service",
     quote_kinds=frozenset({"tdvmcall", "vsock"}),
+    quote_service=QGS_VSOCK,
     memory_backend="memory-backend-memfd-private",
+    has_allow_reboot=True,
     cpu="host,-kvm-steal-time,pmu=off",
     hpet_option=("-no-hpet",),
     machine="q35,kernel_irqchip=split",
@@ -104,7 +115,9 @@ CANONICAL = Dialect(
     attribute_flags=((TdAttributes.SEPT_VE_DISABLE, "sept-ve-disable"),),
     quote_property="quote-generation-socket",
     quote_kinds=frozenset({"tdvmcall", "vsock", "unix"}),
+    quote_service=QGS_VSOCK,
     memory_backend="memory-backend-ram",
+    has_allow_reboot=True,
     cpu="host,-avx10",
     hpet_option=(),
     machine="q35,kernel_irqchip=split,hpet=off",
@@ -120,7 +133,9 @@ UPSTREAM = Dialect(
     attribute_flags=(),
     quote_property="quote-generation-socket",
     quote_kinds=frozenset({"tdvmcall", "vsock", "unix"}),
+    quote_service=QGS_SOCKET,
     memory_backend="memory-backend-ram",
+    has_allow_reboot=False,
     cpu="host",
     hpet_option=(),
     machine="q35,hpet=off,smm=off",
@@ -166,6 +181,15 @@ def refusals(spec: TdSpec, dialect: Dialect) -> Iterator[str]:
         yield f"{dialect.title} cannot carry quotes by {kind}"
     if spec.hugepages and dialect.name in ("canonical", "upstream"):
         yield f"{dialect.title} cannot back private memory with huge pages"
+
+
+def quote_address(spec: TdSpec, dialect: Dialect) -> str | None:
+    """Where the VMM finds the quoting service, as ``vsock:CID:PORT`` or ``unix:PATH``; None for nowhere."""
+    if spec.quote == "none":
+        return None
+    if spec.quote in ("auto", "tdvmcall"):
+        return dialect.quote_service
+    return QGS_VSOCK if spec.quote == "vsock" else spec.quote
 
 
 def wanted_attributes(spec: TdSpec) -> int:

@@ -9,6 +9,7 @@ from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.system import paths
 from tdxstack.system.files import locked, private_directory, write_atomic
 from tdxstack.system.process import run
+from tdxstack.vm.network import is_user
 from tdxstack.vm.record import TdRecord
 
 HOST = "127.0.0.1"
@@ -72,7 +73,7 @@ def ssh_argv(record: TdRecord, command: Sequence[str] = ()) -> list[str]:
 def ssh_port(record: TdRecord) -> int:
     """The port of 127.0.0.1 that reaches the TD's sshd."""
     if record.run.ssh_port is None:
-        if record.spec.network != "user":
+        if not is_user(record.spec.network):
             raise SystemFault(
                 f"TD {record.name} is on {record.spec.network}: no port is forwarded", hint="ssh to its own address"
             )

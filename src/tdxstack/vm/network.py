@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -41,10 +42,34 @@ def _read_network(value: object) -> str:
     text = str(value)
     if text in ("user", "none") or re.fullmatch(r"bridge:[A-Za-z0-9_.-]{1,15}", text):
         return text
-    raise ValueError(f"{text!r} is none of user, none, bridge:NAME")
+    if text.startswith("user:"):
+        user_network(text)
+        return text
+    raise ValueError(f"{text!r} is none of user, user:CIDR, user:CIDR:FIRST, none, bridge:NAME")
 
 
-NETWORK = Codec("user|none|bridge:NAME", _read_network, str, {"type": "string"})
+NETWORK = Codec("user[:CIDR[:FIRST]]|none|bridge:NAME", _read_network, str, {"type": "string"})
+
+
+def is_user(network: str) -> bool:
+    """Whether the network is QEMU's own, which forwards ports."""
+    return network.partition(":")[0] == "user"
+
+
+def user_network(network: str) -> dict[str, str]:
+    """What ``user:CIDR:FIRST`` says: ``net``, and ``dhcpstart`` where the first DHCP address is given.
+
+    Raises:
+        ValueError: no network, or an address outside of it.
+    """
+    _, _, rest = network.partition(":")
+    if not rest:
+        return {}
+    cidr, _, first = rest.partition(":")
+    net = ipaddress.IPv4Network(cidr)
+    if first and ipaddress.IPv4Address(first) not in net:
+        raise ValueError(f"{first} is not in {cidr}")
+    return {"net": cidr} | ({"dhcpstart": first} if first else {})
 
 
 def _read_quote_path(value: object) -> str:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tdxstack.errors import UsageError
+from tdxstack.vm.network import is_user
 from tdxstack.vm.spec import MIB, SYSTEM_URI, Boot, TdSpec, Via, VmType
 
 MIN_MEMORY = 64 * MIB
@@ -74,7 +75,7 @@ def _type(spec: TdSpec) -> None:
 def _network(spec: TdSpec) -> None:
     if not 0 <= spec.ssh_port <= 65535:
         _refuse(spec, "ssh_port", f"{spec.ssh_port} is no port", "take 0 (chosen at start) to 65535")
-    if spec.network != "user" and (spec.ports or spec.ssh_port):
+    if not is_user(spec.network) and (spec.ports or spec.ssh_port):
         _refuse(spec, "ports", f"network={spec.network} forwards no ports", "use network=user, or leave ports out")
     wanted = [("tcp", spec.ssh_port), *((port.protocol, port.host) for port in spec.ports)]
     taken = [one for one in wanted if one[1]]

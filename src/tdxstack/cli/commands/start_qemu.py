@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm.qemu.start_qemu import tdx15_argv
 
     options = _options(args)
-    for note in _notes(options, given_firmware=args.firmware is not None):
+    for note in _notes(options, args):
         output.say(f"note: {note}")
     if args.dialect == "tdx15":
         argv = tdx15_argv(options, _machine(options))
@@ -69,12 +69,19 @@ def _options(args: argparse.Namespace) -> Options:
     return Options(**values).check()
 
 
-def _notes(options: Options, *, given_firmware: bool) -> list[str]:
+def _notes(options: Options, args: argparse.Namespace) -> list[str]:
+    from tdxstack.vm.qemu.start_qemu import DEFAULTS, network_fault
+
+    script = args.dialect == "tdx15"
     notes = []
     if options.boot == "grub" and not options.serial:
         notes.append("with the virtual console, GRUB's menu takes no keys (use -s)")
-    if options.debug and given_firmware:
+    if script and options.debug and args.firmware is not None:
         notes.append("-d takes OVMF.debug.fd instead of the file given by -o")
+    if script and (fault := network_fault(options)):
+        notes.append(f"QEMU will refuse {fault} (give -a an address of -n)")
+    if not script and options.monitor_port != DEFAULTS.monitor_port:
+        notes.append("-p is for the dialect tdx15; this monitor is a socket that tdxctl td talks to")
     return notes
 
 

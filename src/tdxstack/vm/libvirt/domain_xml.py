@@ -15,6 +15,7 @@ from xml.etree import ElementTree as ET
 from tdxstack.errors import PlatformMissing
 from tdxstack.vm.dialects import Dialect
 from tdxstack.vm.libvirt.launch_security import launch_security, refusals
+from tdxstack.vm.network import is_user
 from tdxstack.vm.qemu.argv import kernel_cmdline, network_words
 from tdxstack.vm.qemu.launch import AGENT_PORT, Launch
 from tdxstack.vm.spec import Boot, Console, TdSpec, VmType
@@ -70,8 +71,10 @@ def build(spec: TdSpec, dialect: Dialect, launch: Launch, *, emulator: str, iden
     for model, label in identity.labels if identity is not None else ():
         _security_label(domain, model, label)
     if spec.type is VmType.TD and dialect.hardware:
+        if dialect.has_allow_reboot:
+            ET.SubElement(domain, "allowReboot", value="no")
         domain.append(launch_security(spec, dialect))
-    _commandline(domain, spec, launch)
+    _commandline(domain, spec, dialect, launch)
     ET.indent(domain)
     return ET.tostring(domain, encoding="unicode") + "\n"
 
@@ -192,9 +195,12 @@ def _consoles(devices: ET.Element, spec: TdSpec, launch: Launch) -> None:
     ET.SubElement(console, "target", type="virtio", port="1")
 
 
-def _commandline(domain: ET.Element, spec: TdSpec, launch: Launch) -> None:
-    words = [word.replace(OWN_BUS, LIBVIRT_BUS) for word in launch.platform_arguments]
-    if spec.network == "user":
+def _commandline(domain: ET.Element, spec: TdSpec, dialect: Dialect, launch: Launch) -> None:
+    # What the dialect's CPU is to have more than the host's: libvirt's own -cpu comes first, and the last one counts.
+    own_cpu = spec.type is VmType.TD and dialect.cpu != "host" and launch.accelerator == "kvm"
+    words = ["-cpu", dialect.cpu] if own_cpu else []
+    words += [word.replace(OWN_BUS, LIBVIRT_BUS) for word in launch.platform_arguments]
+    if is_user(spec.network):
         words += network_words(spec, launch)
     words += [word for device in spec.devices for word in ("-device", device)]
     if spec.debug:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
-from tdxstack.vm.dialects import Dialect, wanted_attributes
-from tdxstack.vm.qemu.argv import QGS_SOCKET, QGS_VSOCK_HOST, QGS_VSOCK_PORT
+from tdxstack.vm.dialects import Dialect, quote_address, wanted_attributes
 from tdxstack.vm.spec import TdAttributes, TdSpec, VmType
 
 DIGESTS = (("mrConfigId", "mrconfigid"), ("mrOwner", "mrowner"), ("mrOwnerConfig", "mrownerconfig"))
@@ -42,27 +41,20 @@ def launch_security(spec: TdSpec, dialect: Dialect) -> ET.Element:
     for tag, name in DIGESTS:
         if any(digest := getattr(spec, name)):
             ET.SubElement(element, tag).text = dialect.encode_digest(digest)
-    if spec.quote != "none":
-        element.append(_quote_service(spec, dialect))
+    if (address := quote_address(spec, dialect)) is not None:
+        element.append(_quote_service(address, dialect))
     return element
 
 
-def _quote_service(spec: TdSpec, dialect: Dialect) -> ET.Element:
-    if dialect.name == "upstream":
-        path = spec.quote.partition(":")[2] if spec.quote.startswith("unix:") else QGS_SOCKET
-        return ET.Element("quoteGenerationService", path=path)
-    cid, port = _vsock(spec)
+def _quote_service(address: str, dialect: Dialect) -> ET.Element:
+    kind, _, rest = address.partition(":")
+    if kind == "unix":
+        return ET.Element("quoteGenerationService", path=rest)
     if dialect.name == "tdx15":
         service = ET.Element("Quote-Generation-Service")
-        service.text = f"vsock:{cid}:{port}"
+        service.text = address
         return service
+    cid, _, port = rest.partition(":")
     service = ET.Element("quoteGenerationService")
     ET.SubElement(service, "SocketAddress", type="vsock", cid=cid, port=port)
     return service
-
-
-def _vsock(spec: TdSpec) -> tuple[str, str]:
-    parts = spec.quote.split(":")
-    if parts[0] == "vsock" and len(parts) == 3:
-        return parts[1], parts[2]
-    return str(QGS_VSOCK_HOST), str(QGS_VSOCK_PORT)

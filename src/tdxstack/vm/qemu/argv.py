@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tdxstack.vm.dialects import Dialect, Reboot, wanted_attributes
+from tdxstack.vm.dialects import Dialect, Reboot, quote_address, wanted_attributes
+from tdxstack.vm.network import user_network
 from tdxstack.vm.qemu.launch import AGENT_PORT, Launch
 from tdxstack.vm.qemu.options import option
 from tdxstack.vm.spec import MIB, Boot, Console, Ima, TdSpec, VmType
 
 #: Bytes of the machine's own identity in ``-name process=``, which Linux cuts at 15.
 PROCESS_NAME_LENGTH = 15
-QGS_VSOCK_HOST, QGS_VSOCK_PORT = 2, 4050
-QGS_SOCKET = "/var/run/tdx-qgs/qgs.socket"
 MEMORY_ID = "ram0"
 
 
@@ -143,10 +142,8 @@ def network_words(spec: TdSpec, launch: Launch) -> list[str]:
         forwards = [(one.protocol, one.host, one.guest) for one in launch.ports]
         if launch.ssh_port is not None:
             forwards.insert(0, ("tcp", launch.ssh_port, 22))
-        back_end = option(
-            "user",
-            [("id", "net0"), *(("hostfwd", f"{kind}:127.0.0.1:{host}-:{guest}") for kind, host, guest in forwards)],
-        )
+        words = [("hostfwd", f"{kind}:127.0.0.1:{host}-:{guest}") for kind, host, guest in forwards]
+        back_end = option("user", [("id", "net0"), *user_network(spec.network).items(), *words])
     # No option ROM: the firmware would measure and run it.
     card = option("virtio-net-pci", {"netdev": "net0", "id": "nic0", "mac": launch.mac, "romfile": ""})
     return ["-netdev", back_end, "-device", card]
@@ -201,36 +198,23 @@ def tdx_object(spec: TdSpec, dialect: Dialect) -> str:
     for name in ("mrconfigid", "mrowner", "mrownerconfig"):
         if any(getattr(spec, name)):
             facts[name] = dialect.encode_digest(getattr(spec, name))
+    address = quote_address(spec, dialect)
     if dialect.quote_property == "quote-generation-service":
-        if spec.quote != "none":
-            facts[dialect.quote_property] = _quote_service(spec)
+        if address is not None:
+            facts[dialect.quote_property] = address
         return option("tdx-guest", facts)
-    if dialect.quote_property and (socket := _quote_socket(spec)):
-        facts[dialect.quote_property] = socket
+    if dialect.quote_property and address is not None:
+        facts[dialect.quote_property] = _socket_address(address)
     return json.dumps({"qom-type": "tdx-guest", **facts})
 
 
-def _vsock_address(spec: TdSpec) -> tuple[int, int]:
-    kind, _, rest = spec.quote.partition(":")
-    if kind == "vsock" and rest:
-        cid, _, port = rest.partition(":")
-        return int(cid), int(port)
-    return QGS_VSOCK_HOST, QGS_VSOCK_PORT
-
-
-def _quote_service(spec: TdSpec) -> str:
-    cid, port = _vsock_address(spec)
-    return f"vsock:{cid}:{port}"
-
-
-def _quote_socket(spec: TdSpec) -> dict[str, str] | None:
-    if spec.quote == "none":
-        return None
-    if spec.quote.startswith("vsock"):
-        cid, port = _vsock_address(spec)
-        return {"type": "vsock", "cid": str(cid), "port": str(port)}
-    path = spec.quote.partition(":")[2] or QGS_SOCKET
-    return {"type": "unix", "path": path}
+def _socket_address(address: str) -> dict[str, str]:
+    """QEMU's ``SocketAddress`` of ``vsock:CID:PORT`` or ``unix:PATH``."""
+    kind, _, rest = address.partition(":")
+    if kind == "unix":
+        return {"type": "unix", "path": rest}
+    cid, _, port = rest.partition(":")
+    return {"type": "vsock", "cid": cid, "port": port}
 
 
 def _credentials(launch: Launch) -> list[str]:

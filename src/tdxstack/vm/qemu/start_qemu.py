@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.errors import UsageError
+from tdxstack.vm.network import user_network
 from tdxstack.vm.qemu.options import option
 from tdxstack.vm.settings import read_size
 from tdxstack.vm.spec import Boot, Console, Ima, TdAttributes, TdSpec, VmType
@@ -77,6 +78,9 @@ class Options:
         return self
 
 
+DEFAULTS = Options()
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What the script finds on the machine: paths, clock, image format, a free vsock CID, the log's name."""
@@ -106,8 +110,8 @@ def tdx15_argv(options: Options, machine: Machine) -> list[str]:
         *_firmware_and_objects(options, machine),
         *("-cpu", _cpu(options, machine), "-machine", _machine(options)),
         *_network(options),
-        *(["-device", f"vhost-vsock-pci,guest-cid={machine.vsock_cid}"] if options.wants_vsock else []),
         *("-smp", str(options.vcpus)),
+        *(["-device", f"vhost-vsock-pci,guest-cid={machine.vsock_cid}"] if options.wants_vsock else []),
         *(["-kernel", str(options.kernel.resolve()), "-append", cmdline(options)] if options.boots_kernel else []),
         *_console(options, machine),
     ]
@@ -120,10 +124,10 @@ def _escaped(path: Path) -> str:
 def cmdline(options: Options) -> str:
     """The kernel's command line on direct boot."""
     words = [f"root={options.root}", "rw", "console=hvc0"]
-    if options.extra:
-        words.append(options.extra)
     if options.debug:
         words.append("nokaslr")
+    if options.extra:
+        words.append(options.extra)
     return " ".join(words)
 
 
@@ -136,10 +140,10 @@ def _firmware_and_objects(options: Options, machine: Machine) -> list[str]:
     guest = "tdx-guest,sept-ve-disable=on,id=tdx"
     if options.quote == "tdvmcall":
         guest += ",quote-generation-service=vsock:2:4050"
-    if options.debug:
-        guest += ",debug=on"
     if options.mrownerconfig:
         guest += f",mrownerconfig={options.mrownerconfig}"
+    if options.debug:
+        guest += ",debug=on"
     return [*words, "-object", guest, *_memory(options)]
 
 
@@ -186,6 +190,27 @@ def _console(options: Options, machine: Machine) -> list[str]:
     ]
 
 
+def _visible(text: str, options: Options) -> str:
+    """The command line with its console where the machine has one: the script leaves ``console=hvc0`` with -s too."""
+    return text.replace("console=hvc0", "console=ttyS0", 1) if options.serial else text
+
+
+def network_fault(options: Options) -> str | None:
+    """Why QEMU would refuse -n and -a, or None."""
+    try:
+        user_network(f"user:{options.network}:{options.dhcp_start}")
+    except ValueError as error:
+        return f"-n {options.network} -a {options.dhcp_start}: {error}"
+    return None
+
+
+def _network_setting(options: Options) -> str:
+    if fault := network_fault(options):
+        raise UsageError(fault, hint="give -a an address of -n")
+    given = (options.network, options.dhcp_start)
+    return "user" if given == (DEFAULTS.network, DEFAULTS.dhcp_start) else f"user:{given[0]}:{given[1]}"
+
+
 def to_spec(options: Options, name: str, *, firmware: Path | None) -> TdSpec:
     """The same machine as a specification, for the other dialects; ``firmware`` None takes the one found here."""
     direct = options.boots_kernel
@@ -196,11 +221,12 @@ def to_spec(options: Options, name: str, *, firmware: Path | None) -> TdSpec:
         firmware=None if options.type == "legacy" else firmware,
         image=options.image.resolve(),
         kernel=options.kernel.resolve() if direct else None,
-        cmdline=_spec_cmdline(options) if direct else None,
+        cmdline=_visible(cmdline(options), options) if direct else None,
         ima=Ima.ON if any(word.startswith("ima_") for word in (options.extra or "").split()) else Ima.OFF,
         vcpus=options.vcpus,
         memory=read_size(MEMORY),
         hugepages=read_size("2M") if options.hugepages else 0,
+        network=_network_setting(options),
         mac=options.mac.lower() if options.mac else None,
         ssh_port=options.ssh_port,
         vsock=options.wants_vsock,
@@ -212,8 +238,3 @@ def to_spec(options: Options, name: str, *, firmware: Path | None) -> TdSpec:
         overlay=False,
         transient=True,
     )
-
-
-def _spec_cmdline(options: Options) -> str:
-    """As ``cmdline``, without the ``nokaslr`` that a specification with ``debug`` adds by itself."""
-    return cmdline(options).removesuffix(" nokaslr") if options.debug else cmdline(options)

@@ -34,6 +34,11 @@ CASES: dict[str, dict[str, Any]] = {
     "td-hugepages": {"hugepages": "/dev/hugepages", "network": "10.1.0.0/16", "dhcp_start": "10.1.0.9"},
     "efi-vsock": {"type": "efi", "vsock": True},
     "legacy": {"type": "legacy"},
+    "td-everything": {
+        **{"debug": True, "serial": True, "vsock": True, "quote": "tdvmcall", "mrownerconfig": "cd" * 48, "vcpus": 4},
+        **{"hugepages": "/dev/hugepages", "network": "10.1.0.0/16", "dhcp_start": "10.1.0.9", "extra": "quiet a=b"},
+        **{"ssh_port": 10100, "monitor_port": 9100, "mac": "52:54:00:12:34:56", "root": "/dev/vda3"},
+    },
 }
 
 
@@ -98,6 +103,34 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert words[words.index("-drive") + 1] == f"file={doubled},if=virtio,format=qcow2"
     assert words.count("-monitor") == 1
     assert "GRUB's menu takes no keys" in captured.err
+
+
+def _argv(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
+    assert main(["start-qemu", *words, "--dry-run", "--json"]) == 0
+    captured = capsys.readouterr()
+    argv: list[str] = json.loads(captured.out)["argv"]
+    return argv, captured.err
+
+
+def test_what_the_other_dialects_make_of_the_network_and_the_console(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "accelerator", lambda spec: "tcg")
+    for name in ("i.qcow2", "k", "fw"):
+        (tmp_path / name).write_bytes(b"QFI\xfb")
+    base = ["-i", str(tmp_path / "i.qcow2"), "-k", str(tmp_path / "k"), "-o", str(tmp_path / "fw"), "-t", "efi"]
+    network = ["-n", "10.1.0.0/16", "-a", "10.1.0.9"]
+    words, err = _argv([*base, *network, "-s", "-p", "9100", "--dialect", "upstream"], capsys)
+    assert words[words.index("-netdev") + 1].startswith("user,id=net0,net=10.1.0.0/16,dhcpstart=10.1.0.9,hostfwd=")
+    assert words[words.index("-append") + 1] == "root=/dev/vda1 rw console=ttyS0"
+    assert "-p is for the dialect tdx15" in err
+    words, _ = _argv([*base, "--dialect", "upstream"], capsys)
+    assert words[words.index("-netdev") + 1].startswith("user,id=net0,hostfwd=")
+    assert words[words.index("-append") + 1] == "root=/dev/vda1 rw console=hvc0"
+    assert main(["start-qemu", *base, *network[:2], "--dialect", "upstream", "--dry-run"]) == 2
+    assert "10.0.2.15 is not in 10.1.0.0/16" in capsys.readouterr().err
+    _, err = _argv([*base, *network[:2], "--dialect", "tdx15"], capsys)
+    assert "QEMU will refuse -n 10.1.0.0/16 -a 10.0.2.15" in err
 
 
 def test_a_missing_image_is_said_before_the_launch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
