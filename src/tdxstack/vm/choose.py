@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tdxstack.errors import PlatformMissing
+from tdxstack.errors import PlatformMissing, SystemFault
 from tdxstack.system import paths
 from tdxstack.vm import dialects
 from tdxstack.vm.dialects import Dialect
@@ -22,12 +22,24 @@ FIRMWARE_PLACES = (
 def dialect(spec: TdSpec) -> Dialect:
     """The dialect that the spec names; for a TD on hardware the one its QEMU says it speaks; else ``software``."""
     if spec.dialect != "auto":
-        return dialects.by_name(spec.dialect)
+        return _as_spoken(dialects.by_name(spec.dialect), spec.qemu)
     if spec.type is VmType.TD and spec.platform == HARDWARE:
         from tdxstack.vm.qemu.probe import dialect_of, probe
 
         return dialect_of(probe(spec.qemu), spec.qemu)
     return dialects.SOFTWARE
+
+
+def _as_spoken(dialect: Dialect, qemu: str) -> Dialect:
+    """A named dialect as this QEMU's version speaks it; a QEMU that cannot be asked is told of at the start."""
+    from tdxstack.vm.qemu.probe import probe
+
+    if not dialect.hardware:
+        return dialect
+    try:
+        return dialects.of_version(dialect, probe(qemu).version)
+    except SystemFault:
+        return dialect
 
 
 def accelerator(spec: TdSpec) -> str:

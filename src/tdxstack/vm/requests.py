@@ -154,8 +154,9 @@ class Requests:
         if before is not State.STOPPING:
             self._announce_stop(force=mode == "force")
         try:
-            pressed = await self._ask_to_stop(mode, paused=before is State.PAUSED)
-            await asyncio.wait_for(self._until_finished(press=pressed), timeout)
+            async with asyncio.timeout(None if mode == "force" else timeout):
+                pressed = await self._ask_to_stop(mode, paused=before is State.PAUSED)
+                await self._until_finished(press=pressed)
         except (TimeoutError, TdxStackError) as error:
             if self._td.finished.is_set():
                 return self._td.record.to_mapping()

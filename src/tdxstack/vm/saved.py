@@ -87,6 +87,13 @@ def snapshot(name: str, label: str) -> Saved:
     return Saved(Place(name).directory / "snapshots" / label)
 
 
+def discard_unfinished(name: str) -> None:
+    """Remove what a save or a snapshot has left that was cut off."""
+    folder = Place(name).directory
+    for path in (*folder.glob(".saved.new"), *folder.glob("snapshots/.*.new")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def snapshots(name: str) -> list[tuple[str, dict[str, Any]]]:
     """Labels and facts of a TD's snapshots, oldest first."""
     folder = Place(name).directory / "snapshots"

@@ -32,7 +32,7 @@ from tdxstack.vm.machine import Ending, Event, LaunchFailed, Machine, open_machi
 from tdxstack.vm.qemu.launch import Launch
 from tdxstack.vm.record import Run, TdRecord
 from tdxstack.vm.requests import Requests
-from tdxstack.vm.saved import Saved, saved_state
+from tdxstack.vm.saved import Saved, discard_unfinished, saved_state
 from tdxstack.vm.session import td_session
 from tdxstack.vm.state import ACTIVE, State
 
@@ -111,6 +111,7 @@ class Supervisor:
         place = self.record.place
         dialect, run = plan.prepare(self.record)
         shutil.rmtree(place.run_dir, ignore_errors=True)
+        discard_unfinished(self.record.name)
         run_dir = place.make_run_dir()
         write_atomic(place.reserve, bytes(RESERVE_SIZE), mode=0o600)
         for log in (place.console_log, place.qemu_log):
@@ -189,8 +190,8 @@ class Supervisor:
         dialect, _ = plan.prepare(self.record)
         run = self.record.run
         await self._start_machine(dialect, plan.launch(self.record, run))
-        self.record = replace(self.record, run=replace(self.record.run, boots=run.boots + 1))
-        records.save(self.record)
+        run = replace(self.record.run, boots=run.boots + 1)
+        self.move(State.PAUSED if self._halted else State.RUNNING, run=run)
 
     async def _watch(self) -> Ending:
         machine = self.machine

@@ -85,6 +85,7 @@ def test_dry_run_prints_the_argument_list(kernel: Path, tmp_path: Path, capsys: 
     assert lifecycle.status("d").state.value == "defined"
 
 
+@pytest.mark.processes
 def test_what_a_dialect_cannot_do_ends_with_4(kernel: Path, capsys: Capture) -> None:
     assert main(["td", "create", "d", "--kernel", str(kernel), "--debug", "--dialect", "upstream"]) == 0
     assert main(["td", "start", "d", "--dry-run"]) == 4

@@ -39,6 +39,7 @@ def test_a_debugged_guest_cannot_be_waited_for(defined: str, capsys: Capture) ->
     assert "waits for gdb" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_a_dialect_that_refuses_debugging(tmp_path: Path, capsys: Capture) -> None:
     assert main(["td", "create", "hard", "--kernel", str(tmp_path), "--dialect", "upstream"]) == 2
     kernel = tmp_path / "vmlinuz"

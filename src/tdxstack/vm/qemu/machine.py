@@ -21,6 +21,8 @@ from tdxstack.vm.spec import TdSpec
 CONNECT_TIMEOUT = 30.0
 QUIT_TIMEOUT = 5.0
 DRAIN_TIMEOUT = 1.0
+#: Why QEMU shuts down where it was told to do so instead of a reset (``ShutdownCause`` of its QAPI schema).
+RESETS = ("guest-reset", "host-qmp-system-reset")
 PARTING_TIME = 1.0
 LOG_TAIL = 2000
 
@@ -130,7 +132,7 @@ class QemuMachine:
         for event in await self.monitor.remaining_events(DRAIN_TIMEOUT):
             self.saw(event)
         if status == 0 and self._shutdown is not None:
-            return Ending(reboot=self._shutdown.data.get("reason") == "guest-reset")
+            return Ending(reboot=self._shutdown.data.get("reason") in RESETS)
         said = self._said(0)
         return Ending(fault=f"QEMU {_how(status)}" + (f": {said}" if said and status > 0 else ""))
 

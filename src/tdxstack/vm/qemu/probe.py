@@ -64,13 +64,14 @@ def ask(binary: str) -> dict[str, Any]:
     ]
     stdin = "".join(json.dumps(request) + "\n" for request in requests).encode()
     argv = [binary, "-M", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"]
-    answers = list(_answers(run(argv, timeout=PROBE_TIMEOUT, stdin=stdin).stdout))
+    output = run(argv, timeout=PROBE_TIMEOUT, stdin=stdin).stdout
     try:
+        answers = list(_answers(output))
         version = answers[1]["return"]["qemu"]
         properties = answers[2].get("return")
         names = None if properties is None else sorted(one["name"] for one in properties)
         return {"version": [version["major"], version["minor"], version["micro"]], "tdx_properties": names}
-    except (IndexError, KeyError, TypeError) as error:
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         raise SystemFault(
             f"{binary} does not answer as QEMU does: {error}", hint="reinstall QEMU: make setup"
         ) from error

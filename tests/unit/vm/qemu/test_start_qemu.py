@@ -112,6 +112,7 @@ def _argv(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[list[st
     return argv, captured.err
 
 
+@pytest.mark.processes
 def test_what_the_other_dialects_make_of_the_network_and_the_console(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +139,7 @@ def test_a_missing_image_is_said_before_the_launch(tmp_path: Path, capsys: pytes
     assert "no such file" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_another_dialect_runs_the_same_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
