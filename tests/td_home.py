@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,11 @@ from tdxstack.errors import TdxStackError
 from tdxstack.system import paths
 from tdxstack.vm import lifecycle
 from tdxstack.vm.record import TdRecord
+from tdxstack.vm.spec import TdSpec
 from tdxstack.vm.state import State
+from tiny_guest import TinyGuest
+
+Define = Callable[..., TdSpec]
 
 BOOT_TIMEOUT = 300.0
 SETTLE_TIMEOUT = 30.0
@@ -33,6 +39,48 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     left = processes(paths.runtime())
     shutil.rmtree(f"/tmp/tdxt-{os.getpid()}", ignore_errors=True)  # noqa: S108
     assert not left, f"orphans: {left}"
+
+
+@pytest.fixture
+def define(home: Path, tiny_guest: TinyGuest) -> Define:
+    """Defines a TD of the small guest; settings may be changed."""
+
+    def make(name: str = "demo", **settings: object) -> TdSpec:
+        spec = TdSpec(
+            name=name,
+            kernel=tiny_guest.kernel,
+            initrd=tiny_guest.initrd,
+            cmdline=tiny_guest.cmdline,
+            firmware=tiny_guest.firmware,
+            memory=256 << 20,
+        )
+        spec = replace(spec, **settings)  # type: ignore[arg-type]
+        lifecycle.create(spec)
+        return spec
+
+    return make
+
+
+@pytest.fixture
+def small_disk(home: Path) -> Iterator[Callable[[Path, str], None]]:
+    """Puts a file system of a size under a folder, whose files stay in it; nothing of the home runs afterwards."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path, size: str) -> None:
+        kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+        argv = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if subprocess.run(argv, check=False, capture_output=True).returncode:
+            pytest.skip("no right to mount a small file system")
+        mounted.append(folder)
+        for name, data in kept.items():
+            (folder / name).write_bytes(data)
+
+    yield mount
+    for record in lifecycle.list_all():
+        with contextlib.suppress(TdxStackError):
+            lifecycle.stop(record.name, "force")
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def processes(run_dir: Path) -> list[str]:

@@ -11,43 +11,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from td_home import BOOT_TIMEOUT, gone, home, processes, until
+from td_home import BOOT_TIMEOUT, Define, define, gone, home, processes, small_disk, until
 from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.vm import changes, events, lifecycle, saved, waiting
 from tdxstack.vm.control import RemoteError
 from tdxstack.vm.record import Place, TdRecord
-from tdxstack.vm.spec import TdSpec, VmType
+from tdxstack.vm.spec import VmType
 from tdxstack.vm.state import State
 from tiny_guest import TinyGuest, tiny_guest
 
-__all__ = ["home", "tiny_guest"]
+__all__ = ["define", "home", "small_disk", "tiny_guest"]
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def define(home: Path, tiny_guest: TinyGuest) -> Callable[..., TdSpec]:
-    def make(name: str = "demo", **settings: object) -> TdSpec:
-        spec = TdSpec(
-            name=name,
-            kernel=tiny_guest.kernel,
-            initrd=tiny_guest.initrd,
-            cmdline=tiny_guest.cmdline,
-            firmware=tiny_guest.firmware,
-            memory=256 << 20,
-        )
-        spec = replace(spec, **settings)  # type: ignore[arg-type]
-        lifecycle.create(spec)
-        return spec
-
-    return make
-
-
-def test_from_definition_to_deletion(define: Callable[..., TdSpec]) -> None:
+def test_from_definition_to_deletion(define: Define) -> None:
     define()
     steps: list[str] = []
     record = lifecycle.start("demo", progress=steps.append)
@@ -115,7 +96,7 @@ def _rebooted(name: str) -> None:
     ("victim", "reason"),
     [("qemu", "QEMU was killed by SIGKILL"), ("supervisor", "its supervisor was killed"), ("swtpm", "swtpm")],
 )
-def test_kill_9(define: Callable[..., TdSpec], victim: str, reason: str) -> None:
+def test_kill_9(define: Define, victim: str, reason: str) -> None:
     define()
     record = lifecycle.start("demo")
     pids = {"qemu": record.run.qemu_pid, "supervisor": record.run.supervisor_pid}
@@ -130,7 +111,7 @@ def test_kill_9(define: Callable[..., TdSpec], victim: str, reason: str) -> None
     assert lifecycle.stop("demo", "force").state is State.STOPPED
 
 
-def test_sigterm_to_the_supervisor_is_an_orderly_end(define: Callable[..., TdSpec]) -> None:
+def test_sigterm_to_the_supervisor_is_an_orderly_end(define: Define) -> None:
     define()
     record = lifecycle.start("demo")
     os.kill(record.run.supervisor_pid, signal.SIGTERM)
@@ -139,7 +120,7 @@ def test_sigterm_to_the_supervisor_is_an_orderly_end(define: Callable[..., TdSpe
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_start_leaves_nothing(define: Callable[..., TdSpec], number: signal.Signals) -> None:
+def test_an_interrupted_start_leaves_nothing(define: Define, number: signal.Signals) -> None:
     define()
     argv = [sys.executable, "-m", "tdxstack.cli", "td", "start", "demo"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
@@ -155,7 +136,7 @@ def test_an_interrupted_start_leaves_nothing(define: Callable[..., TdSpec], numb
     gone(record)
 
 
-def test_a_port_in_use(define: Callable[..., TdSpec]) -> None:
+def test_a_port_in_use(define: Define) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -169,9 +150,7 @@ def test_a_port_in_use(define: Callable[..., TdSpec]) -> None:
     assert lifecycle.start("demo").state is State.RUNNING
 
 
-def test_files_that_are_missing_or_wrong(
-    define: Callable[..., TdSpec], tiny_guest: TinyGuest, tmp_path: Path
-) -> None:
+def test_files_that_are_missing_or_wrong(define: Define, tiny_guest: TinyGuest, tmp_path: Path) -> None:
     kernel = tmp_path / "vmlinuz"
     shutil.copy(tiny_guest.kernel, kernel)
     define(kernel=kernel)
@@ -192,31 +171,24 @@ def test_files_that_are_missing_or_wrong(
         define("third", image=Path("/no-such-image"))
 
 
-def test_a_full_disk(define: Callable[..., TdSpec], home: Path) -> None:
+def test_a_full_disk(define: Define, small_disk: Callable[[Path, str], None]) -> None:
     define(type=VmType.EFI)
     place = Place("demo").directory
-    saved = {path.name: path.read_bytes() for path in place.iterdir()}
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], check=False).returncode:
-        pytest.skip("no right to mount a small file system")
-    try:
-        for name, data in saved.items():
-            (place / name).write_bytes(data)
-        filler = place / "filler"
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
-            while stream.write(bytes(4096)):
-                pass
-        with pytest.raises(SystemFault, match="No space left") as caught:
-            lifecycle.start("demo")
-        assert "free space" in (caught.value.hint or "")
-        assert lifecycle.status("demo").state is State.DEFINED
-        filler.unlink()
-        assert lifecycle.start("demo").state is State.RUNNING
-        lifecycle.stop("demo", "force")
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+    small_disk(place, "256k")
+    filler = place / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
+    with pytest.raises(SystemFault, match="No space left") as caught:
+        lifecycle.start("demo")
+    assert "free space" in (caught.value.hint or "")
+    assert lifecycle.status("demo").state is State.DEFINED
+    filler.unlink()
+    assert lifecycle.start("demo").state is State.RUNNING
+    lifecycle.stop("demo", "force")
 
 
-def test_four_at_once(define: Callable[..., TdSpec]) -> None:
+def test_four_at_once(define: Define) -> None:
     names = ["one", "two", "three", "four"]
     for name in names:
         define(name)
@@ -232,7 +204,7 @@ def test_four_at_once(define: Callable[..., TdSpec]) -> None:
     assert all(lifecycle.stop(name, "force").state is State.STOPPED for name in names)
 
 
-def test_two_starts_at_the_same_time(define: Callable[..., TdSpec]) -> None:
+def test_two_starts_at_the_same_time(define: Define) -> None:
     define()
     argv = [sys.executable, "-m", "tdxstack.cli", "td", "start", "demo"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
@@ -242,14 +214,14 @@ def test_two_starts_at_the_same_time(define: Callable[..., TdSpec]) -> None:
     assert lifecycle.status("demo").state is State.RUNNING
 
 
-def test_a_transient_td_is_forgotten(define: Callable[..., TdSpec]) -> None:
+def test_a_transient_td_is_forgotten(define: Define) -> None:
     define(transient=True, type=VmType.EFI)
     lifecycle.start("demo")
     lifecycle.stop("demo", "force")
     assert lifecycle.list_all() == []
 
 
-def test_an_overlay_takes_the_writes(define: Callable[..., TdSpec], tmp_path: Path) -> None:
+def test_an_overlay_takes_the_writes(define: Define, tmp_path: Path) -> None:
     image = tmp_path / "disk.raw"
     image.write_bytes(bytes(1 << 20))
     define(image=image)
@@ -260,7 +232,7 @@ def test_an_overlay_takes_the_writes(define: Callable[..., TdSpec], tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", [VmType.EFI, VmType.TD])
-def test_save_and_go_on(define: Callable[..., TdSpec], kind: VmType, tmp_path: Path) -> None:
+def test_save_and_go_on(define: Define, kind: VmType, tmp_path: Path) -> None:
     image = tmp_path / "disk.raw"
     image.write_bytes(bytes(1 << 20))
     define(type=kind, image=image)
@@ -283,7 +255,7 @@ def test_save_and_go_on(define: Callable[..., TdSpec], kind: VmType, tmp_path: P
     assert not saved.saved_state("demo").exists(), "a state is gone on from once"
 
 
-def test_snapshots(define: Callable[..., TdSpec]) -> None:
+def test_snapshots(define: Define) -> None:
     define(type=VmType.EFI)
     lifecycle.start("demo")
     lifecycle.wait_ready("demo", BOOT_TIMEOUT)
@@ -304,7 +276,7 @@ def test_snapshots(define: Callable[..., TdSpec]) -> None:
     assert saved.snapshots("demo") == []
 
 
-def test_a_saved_state_that_does_not_fit(define: Callable[..., TdSpec]) -> None:
+def test_a_saved_state_that_does_not_fit(define: Define) -> None:
     define(type=VmType.EFI)
     lifecycle.start("demo")
     changes.save("demo")
@@ -318,7 +290,7 @@ def test_a_saved_state_that_does_not_fit(define: Callable[..., TdSpec]) -> None:
     assert lifecycle.start("demo", discard_saved=True).state is State.RUNNING
 
 
-def test_set_clone_and_events(define: Callable[..., TdSpec], tmp_path: Path) -> None:
+def test_set_clone_and_events(define: Define, tmp_path: Path) -> None:
     image = tmp_path / "disk.raw"
     image.write_bytes(bytes(1 << 20))
     define(type=VmType.EFI, image=image)
@@ -341,32 +313,30 @@ def test_set_clone_and_events(define: Callable[..., TdSpec], tmp_path: Path) -> 
 
 
 def test_a_disk_that_fills_up_while_the_guest_writes(
-    define: Callable[..., TdSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    define: Define,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    small_disk: Callable[[Path, str], None],
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(small)]
-    if subprocess.run(mount, check=False).returncode:
-        pytest.skip("no right to mount a small file system")
-    try:
-        monkeypatch.setenv("TDXSTACK_HOME", str(small / "home"))
-        monkeypatch.setenv("TDXSTACK_CACHE", str(tmp_path / "cache"))
-        image = tmp_path / "disk.raw"
-        with image.open("wb") as stream:
-            stream.truncate(32 << 20)
-        define(type=VmType.EFI, image=image)
-        lifecycle.start("demo")
-        lifecycle.wait_ready("demo", BOOT_TIMEOUT)
-        lifecycle.call_guest("demo", "fill")
-        assert until("demo", State.PAUSED).reason == "the host's disk is full"
-        lifecycle.stop("demo", "force")
-        assert lifecycle.status("demo").state is State.STOPPED
-        gone(lifecycle.status("demo"))
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
+    small_disk(small, "6m")
+    monkeypatch.setenv("TDXSTACK_HOME", str(small / "home"))
+    monkeypatch.setenv("TDXSTACK_CACHE", str(tmp_path / "cache"))
+    image = tmp_path / "disk.raw"
+    with image.open("wb") as stream:
+        stream.truncate(32 << 20)
+    define(type=VmType.EFI, image=image)
+    lifecycle.start("demo")
+    lifecycle.wait_ready("demo", BOOT_TIMEOUT)
+    lifecycle.call_guest("demo", "fill")
+    assert until("demo", State.PAUSED).reason == "the host's disk is full"
+    lifecycle.stop("demo", "force")
+    assert lifecycle.status("demo").state is State.STOPPED
+    gone(lifecycle.status("demo"))
 
 
-def test_a_plain_machine_with_a_tpm(define: Callable[..., TdSpec]) -> None:
+def test_a_plain_machine_with_a_tpm(define: Define) -> None:
     define(type=VmType.EFI, tpm=True)
     record = lifecycle.start("demo")
     lifecycle.wait_ready("demo", BOOT_TIMEOUT)

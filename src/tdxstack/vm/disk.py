@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tdxstack.errors import SystemFault, WireError
+from tdxstack.errors import ProcessFailed, SystemFault, WireError
 from tdxstack.system.process import run
 from tdxstack.wire.block import ReadAt
 from tdxstack.wire.qcow2 import Qcow2
@@ -15,6 +15,7 @@ from tdxstack.wire.qcow2 import Qcow2
 QCOW2_MAGIC = b"QFI\xfb"
 QEMU_IMG_TIMEOUT = 120.0
 MAX_CHAIN = 16
+UNREADABLE = "Could not open backing"
 
 
 def image_format(path: Path) -> str:
@@ -30,6 +31,7 @@ def make_overlay(image: Path, overlay: Path) -> None:
     """Create ``overlay`` over ``image``, whole or not at all.
 
     Raises:
+        SystemFault: the image is damaged, or another process writes to it.
         ProcessFailed: qemu-img refused, e.g. for want of space.
     """
     unfinished = overlay.with_name(f".{overlay.name}.new")
@@ -38,6 +40,11 @@ def make_overlay(image: Path, overlay: Path) -> None:
     try:
         run(argv, timeout=QEMU_IMG_TIMEOUT)
         unfinished.replace(overlay)
+    except ProcessFailed as error:
+        if UNREADABLE not in error.output:
+            raise
+        why = error.output.partition("qemu-img: ")[2].partition("\n")[0].replace(f"{unfinished}: ", "")
+        raise SystemFault(f"{image} cannot be used: {why}", hint=f"qemu-img check {image}") from error
     except OSError as error:
         raise SystemFault(f"cannot make {overlay}: {error.strerror}", hint=f"df -h {overlay.parent}") from error
     finally:

@@ -22,7 +22,7 @@ from typing import Any
 
 from tdxstack.errors import StateError, SystemFault, TdxStackError
 from tdxstack.system.files import sha256_file, write_atomic
-from tdxstack.vm import allocation, disk, events, keys, plan, restoring
+from tdxstack.vm import allocation, disk, events, keys, plan, restoring, writers
 from tdxstack.vm import record as records
 from tdxstack.vm.agent import AgentConnection
 from tdxstack.vm.control import error_document
@@ -84,12 +84,14 @@ class Supervisor:
             await self._end(State.STOPPED, "the start was interrupted", interrupted)
         except (TdxStackError, OSError) as error:
             fault = error if isinstance(error, TdxStackError) else SystemFault(str(error), hint=self._again())
+            fault = writers.explained(self.record, fault)
             await self._end(State.FAILED, str(fault), fault)
         else:
             if ending.left:
                 await self._leave()
                 return
-            state = State.FAILED if ending.fault else self.end_state
+            # A machine that was to end and had to be killed has ended as it was asked to.
+            state = State.FAILED if ending.fault and not self.closing else self.end_state
             await self._end(state, ending.fault or ending.reason, SystemFault(ending.fault or "", hint=self._again()))
 
     def _again(self) -> str:
@@ -114,8 +116,10 @@ class Supervisor:
         discard_unfinished(self.record.name)
         run_dir = place.make_run_dir()
         write_atomic(place.reserve, bytes(RESERVE_SIZE), mode=0o600)
-        for log in (place.console_log, place.qemu_log):
-            log.unlink(missing_ok=True)
+        place.qemu_log.unlink(missing_ok=True)
+        if not saved_state(self.record.name).exists():
+            # A guest that goes on from a saved state goes on writing where its boot is told.
+            place.console_log.unlink(missing_ok=True)
         if run.firmware:
             run = replace(run, firmware_sha256=sha256_file(Path(run.firmware)))
         spec = self.record.spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tdxstack.cloud.vmparam import VM_STATE_RUNNING, VM_TYPES
+from tdxstack.cloud.vmparam import VM_STATE_RUNNING, VM_TYPE_LEGACY, VM_TYPES
 from tdxstack.tdtests.guest_shell import boot_id, wait_for_new_boot
 from tdxstack.tdtests.machines import MachineMaker
 
@@ -18,4 +18,5 @@ def test_acpi_reboot(fresh: MachineMaker, vmtype: str) -> None:
     guest.ssh_run("systemctl reboot")
     wait_for_new_boot(guest, before)
     assert guest.state == VM_STATE_RUNNING
-    assert guest.vmm.record().run.boots == boots + 1
+    # SeaBIOS resets the machine once more when it finds that it was reset while warm.
+    assert guest.vmm.record().run.boots in ((boots + 1, boots + 2) if vmtype == VM_TYPE_LEGACY else (boots + 1,))
