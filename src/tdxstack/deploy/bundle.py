@@ -27,6 +27,8 @@ CONTENT = (
     "deploy/data/__init__.py",
     "deploy/data/packages.toml",
     "platform/__init__.py",
+    "platform/linux_capture_registers.py",
+    "platform/linux_captured.py",
     "platform/linux_host_files.py",
     "platform/linux_host_source.py",
     "platform/module_rules.py",

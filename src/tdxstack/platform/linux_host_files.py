@@ -74,6 +74,12 @@ class HostFiles:
         except (OSError, HostReadError):
             return False
 
+    def is_file(self, path: str) -> bool:
+        try:
+            return self.resolve(path).is_file()
+        except (OSError, HostReadError):
+            return False
+
     def read(self, path: str, *, limit: int = LIMIT) -> bytes:
         """The content of a regular file, at most ``limit`` bytes.
 

@@ -1,34 +1,20 @@
 """What a host check reads of a host beside its files: MSRs, the kernel log, and what programs say.
 
-Two sources answer alike: ``LiveHost`` asks this machine, ``CapturedHost`` a tree made by ``tdxctl host capture``. In
-a tree these answers are files under ``/.tdxstack``:
-
-===================== ==============================================================================================
-file                  content
-===================== ==============================================================================================
-capture.json          ``{"schema": "tdxstack/host-capture/v1", "cpus": 2, "privileged": true}``
-msr.json              ``{"0x982": {"0": "0x3", "1": "0x3"}}``: MSR -> CPU -> value; an absent MSR faulted on reading
-dmesg                 the kernel log, one message a line, with or without time stamps
-qemu.json             ``{"path": ..., "version": "10.1.0", "tdx_guest": ["attributes", ...] or null}``
-domcapabilities.xml   what ``virsh domcapabilities`` says
-journal               the journal of the stack's services, if it was put there by hand
-services.json         ``{"qgsd.service": "active", "libvirtd.service": "inactive"}``; an absent unit is not installed
-rpm-packages          ``name<TAB>version`` a line, where the host uses RPM
-===================== ==============================================================================================
+Two sources answer alike: ``LiveHost`` asks this machine, ``CapturedHost`` (``linux_captured``) a captured tree.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from tdxstack.errors import ProcessFailed, ProcessTimeout, ProgramMissing
-from tdxstack.platform.linux_host_files import LIMIT, HostFiles, HostReadError
+from tdxstack.platform.linux_host_files import HostFiles, HostReadError
 from tdxstack.system import process
 
 PIPE = -1  # subprocess.PIPE
@@ -47,6 +33,17 @@ UNITS = (
 )
 #: A kernel log is kept up to this size, its end first.
 DMESG_LIMIT = 16 << 20
+
+
+class Answer(StrEnum):
+    """What a host is asked besides its files."""
+
+    REGISTERS = "registers"
+    QEMU = "qemu"
+    LIBVIRT = "libvirt"
+    SERVICES = "services"
+    DEVICES = "devices"
+    PROGRAMS = "programs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +86,10 @@ class HostSource(Protocol):
     @property
     def files(self) -> HostFiles: ...
 
+    def tells(self, answer: Answer) -> bool:
+        """Whether this was asked at all; a captured tree may leave out what nobody thought of."""
+        ...
+
     def cpus(self) -> Sequence[int]:
         """Numbers of the online CPUs whose MSRs can be asked for."""
         ...
@@ -127,6 +128,9 @@ class LiveHost:
 
     def __init__(self) -> None:
         self.files = HostFiles()
+
+    def tells(self, answer: Answer) -> bool:
+        return True
 
     def cpus(self) -> Sequence[int]:
         return sorted(os.sched_getaffinity(0))
@@ -228,90 +232,6 @@ def parse_units(text: str) -> dict[str, str]:
     return states
 
 
-class CapturedHost:
-    """A tree that a host's files were captured into."""
-
-    def __init__(self, root: Path) -> None:
-        self.files = HostFiles(root)
-
-    def _json(self, name: str) -> Any:
-        path = f"{DIRECTORY}/{name}"
-        try:
-            return json.loads(self.files.text(path))
-        except (ValueError, RecursionError) as error:
-            raise HostReadError(path, f"not JSON: {error}") from error
-
-    def _table(self, name: str) -> dict[str, Any]:
-        value = self._json(name)
-        if not isinstance(value, dict):
-            raise HostReadError(f"{DIRECTORY}/{name}", "not a JSON object")
-        return value
-
-    def cpus(self) -> Sequence[int]:
-        try:
-            count = self._table("capture.json").get("cpus", 1)
-        except HostReadError:
-            count = 1
-        return range(count if isinstance(count, int) and 0 < count <= 8192 else 1)
-
-    def msr(self, cpu: int, index: int) -> int:
-        path = f"{DIRECTORY}/msr.json"
-        values = self._table("msr.json").get(hex(index))
-        if not isinstance(values, dict) or str(cpu) not in values:
-            raise HostReadError(path, f"MSR {index:#x} of CPU {cpu} was not readable", missing=True)
-        try:
-            value = int(str(values[str(cpu)]), 0)
-        except ValueError:
-            raise HostReadError(path, f"MSR {index:#x} of CPU {cpu} is {values[str(cpu)]!r}") from None
-        if not 0 <= value < 1 << 64:
-            raise HostReadError(path, f"MSR {index:#x} of CPU {cpu} does not fit 64 bits")
-        return value
-
-    def dmesg(self) -> str:
-        return self.files.text(f"{DIRECTORY}/dmesg", limit=DMESG_LIMIT)
-
-    def journal(self) -> ClosableStream | None:
-        try:
-            return self.files.resolve(f"{DIRECTORY}/journal").open("rb")
-        except OSError:
-            return None
-
-    def qemu(self) -> QemuFacts | None:
-        try:
-            table = self._table("qemu.json")
-        except HostReadError as error:
-            if error.missing:
-                return None
-            raise
-        properties = table.get("tdx_guest")
-        return QemuFacts(
-            str(table.get("path", "")),
-            str(table.get("version", "")),
-            tuple(map(str, properties)) if isinstance(properties, list) else None,
-            tuple(map(str, table.get("machines") or ())) if isinstance(table.get("machines"), list) else (),
-        )
-
-    def domain_capabilities(self) -> str | None:
-        try:
-            return self.files.text(f"{DIRECTORY}/domcapabilities.xml", limit=LIMIT)
-        except HostReadError:
-            return None
-
-    def services(self) -> Mapping[str, str]:
-        try:
-            return {str(unit): str(state) for unit, state in self._table("services.json").items()}
-        except HostReadError as error:
-            if error.missing:
-                return {}
-            raise
-
-    def rpm_packages(self) -> str | None:
-        try:
-            return self.files.text(f"{DIRECTORY}/rpm-packages")
-        except HostReadError:
-            return None
-
-
 def open_host(root: Path | None) -> HostSource:
     """This machine, or the tree at ``root``.
 
@@ -322,4 +242,6 @@ def open_host(root: Path | None) -> HostSource:
         return LiveHost()
     if not root.is_dir():
         raise HostReadError(str(root), "no such directory", missing=True)
+    from tdxstack.platform.linux_captured import CapturedHost
+
     return CapturedHost(root)
