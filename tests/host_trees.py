@@ -333,6 +333,7 @@ def _qemu(tree: Tree, **changes: object) -> None:
 
 def _swapped_qemu(tree: Tree) -> None:
     _qemu(tree, version="8.2.2", tdx_guest=None)
+    tree["var/lib/dpkg/status"] = tree["var/lib/dpkg/status"].replace(b"1:11.0.0+ds-1", b"1:8.2.2+ds-0ubuntu1")
     tree[".tdxstack/domcapabilities.xml"] = CAPABILITIES.replace("yes", "no").encode()
 
 
@@ -371,6 +372,14 @@ def _no_keys(tree: Tree) -> None:
     tree["sys/module/vfio_iommu_type1/parameters/dma_entry_limit"] = b"65535\n"
 
 
+def _reboot(tree: Tree) -> None:
+    _qemu(tree, version="10.1.0")
+    tree["var/lib/dpkg/status"] = tree["var/lib/dpkg/status"].replace(b"1:11.0.0+ds-1", b"1:10.1.0+ds-5")
+    tree["etc/libvirt/qemu/td1.xml"] = (
+        b"<domain type='kvm'>\n  <name>td1</name>\n  <on_reboot>destroy</on_reboot>\n  <launchSecurity type='tdx'/>\n</domain>\n"
+    )
+
+
 def _virtual(tree: Tree) -> None:
     tree["proc/cpuinfo"] = cpuinfo(flags=f"{FLAGS} hypervisor")
 
@@ -394,19 +403,19 @@ FAIL, WARN = "fail", "warn"
 CASES = (
     Case("good-upstream", "a good host: kernel 6.17, QEMU 11, libvirt 11.9", upstream),
     Case("good-1.5", "a good host of the 1.5 stack: kernel 6.2.16-mvp, QEMU 7.2, libvirt 8.6", stack_1_5, expected={"qemu.reboot": WARN}),
-    Case("problem-01-bios-half-configured", "TDX is off in the BIOS: 'not enabled by BIOS'", upstream, _half_configured, {"firmware.tdx": FAIL, "kernel.kvm_tdx": FAIL, "module.loaded": FAIL, "libvirt.tdx": FAIL, "capacity.keyids": FAIL}, 1),
-    Case("problem-02-old-module", "an old module: SEAMCALL 0x22 failed 0xc000050500000000", upstream, _old_module, {"module.initialized": FAIL, "kernel.kvm_tdx": FAIL, "libvirt.tdx": FAIL}, 1),
-    Case("problem-03-module-not-loaded", "no P-SEAMLDR in the BIOS: lock bit 0, 'module not loaded'", upstream, _not_loaded, {"firmware.seamrr_lock": FAIL, "module.loaded": FAIL, "kernel.kvm_tdx": FAIL, "libvirt.tdx": FAIL}, 1),
-    Case("problem-04-reserved-areas-exhausted", "'reserved areas exhausted' with kernel 6.8", upstream, _exhausted, {"module.memory_layout": FAIL, "kernel.known_bad": FAIL, "module.initialized": FAIL, "kernel.kvm_tdx": FAIL, "libvirt.tdx": FAIL}, 1),
+    Case("problem-01-bios-half-configured", "TDX is off in the BIOS: 'not enabled by BIOS'", upstream, _half_configured, {"firmware.tdx": FAIL, "kernel.kvm_tdx": FAIL, "module.loaded": FAIL, "libvirt.tdx": FAIL, "capacity.keyids": FAIL, "logs.signs": FAIL}, 1),
+    Case("problem-02-old-module", "an old module: SEAMCALL 0x22 failed 0xc000050500000000", upstream, _old_module, {"module.initialized": FAIL, "kernel.kvm_tdx": FAIL, "libvirt.tdx": FAIL, "logs.signs": FAIL}, 1),
+    Case("problem-03-module-not-loaded", "no P-SEAMLDR in the BIOS: lock bit 0, 'module not loaded'", upstream, _not_loaded, {"firmware.seamrr_lock": FAIL, "module.loaded": FAIL, "kernel.kvm_tdx": FAIL, "libvirt.tdx": FAIL, "logs.signs": FAIL}, 1),
+    Case("problem-04-reserved-areas-exhausted", "'reserved areas exhausted' with kernel 6.8", upstream, _exhausted, {"module.memory_layout": FAIL, "kernel.known_bad": FAIL, "module.initialized": FAIL, "kernel.kvm_tdx": FAIL, "libvirt.tdx": FAIL, "logs.signs": FAIL}, 1),
     Case("problem-05-qemu-swapped", "apt put a QEMU without TDX in place", upstream, _swapped_qemu, {"qemu.tdx_guest": FAIL, "qemu.reboot": WARN, "libvirt.tdx": FAIL}, 1),
     Case("problem-06-property-drift", "QEMU of the 1.5 stack on an upstream kernel with a new libvirt", upstream, _drifted, {"qemu.same_stack": FAIL, "libvirt.matches_qemu": FAIL, "qemu.reboot": WARN}, 1),
     Case("problem-07-qgs-misrouted", "QGS listens on vsock, libvirt looks for its socket: 'Failed to get the quote'", upstream, _vsock_only, {"attestation.qgs_transport": FAIL}, 1),
     Case("problem-08-pccs-tls", "use_secure_cert with a self-signed PCCS: 0xb033, CURL 60", upstream, _self_signed, {"attestation.qcnl_tls": FAIL}, 1),
-    Case("problem-09-not-registered", "the platform is not registered: 0xb010, 0xe047", upstream, _replace("var/log/mpa_registration.log", REGISTERED.encode(), NOT_REGISTERED.encode()), {"attestation.registration": FAIL}, 1),
-    Case("problem-10-pre-production", "a pre-production part with the production service: 0xe022", upstream, _pre_production, {"cpu.production": WARN, "attestation.environment": FAIL}, 1),
-    Case("problem-11-reboot", "QEMU 10.1 ends when the TD reboots", upstream, lambda tree: _qemu(tree, version="10.1.0"), {"qemu.reboot": WARN}),
+    Case("problem-09-not-registered", "the platform is not registered: 0xb010, 0xe047", upstream, _replace("var/log/mpa_registration.log", REGISTERED.encode(), NOT_REGISTERED.encode()), {"attestation.registration": FAIL, "logs.signs": FAIL}, 1),
+    Case("problem-10-pre-production", "a pre-production part with the production service: 0xe022", upstream, _pre_production, {"cpu.production": FAIL, "attestation.environment": FAIL}, 1),
+    Case("problem-11-reboot", "QEMU 10.1 ends when the TD reboots, and libvirt is told to let it go", upstream, _reboot, {"qemu.reboot": WARN, "libvirt.on_reboot": FAIL}, 1),
     Case("problem-12-rtmr-mismatch", "the firmware is not its package's: RTMR mismatch", upstream, _other_firmware, {"ovmf.unmodified": FAIL}, 1),
-    Case("problem-13-image-creation", "libguestfs with a confined passt", upstream, _passt, {"images.passt": WARN}),
+    Case("problem-13-image-creation", "libguestfs with a confined passt", upstream, _passt, {"images.passt": FAIL}, 1),
     Case("problem-14-apparmor", "AppArmor denies the loader and the QGS socket", upstream, _apparmor, {"confinement.apparmor": FAIL}, 1),
     Case("problem-15-capacity", "all KeyIDs are in use, and dma_entry_limit is at its default", upstream, _no_keys, {"capacity.keyids": FAIL, "capacity.vfio": WARN}, 1),
     Case("not-a-host-amd", "an AMD machine", upstream, _amd, {"cpu.vendor": FAIL}, 4),

@@ -3,7 +3,7 @@
 Tried in this order, the first that is there counts:
 
 1. JSON: ``/.tdxstack/msr.json``, ``/msr.json``, ``/msrs.json``: register -> CPU -> value, register -> value,
-   CPU -> register -> value, or a list of ``{"msr", "cpu", "value"}``; also below a key ``msr``, ``msrs``, ``registers``;
+   CPU -> register -> value, or a list of ``{"msr", "cpu", "value"}``; also below a key msr, msrs or registers;
 2. text: ``/.tdxstack/msr.txt``, ``/msr.txt``, ``/msrs.txt``, ``/rdmsr.txt``, ``/msr``: ``0x982: 0x3`` a line, with
    ``=`` or blanks as well, a CPU before it (``cpu0 0x982 0x3``) or not;
 3. a file a register: ``/msr/0x982``, ``/msr/0/0x982``, ``/dev/cpu/0/msr/0x982``: hexadecimal text or 8 bytes;
@@ -31,14 +31,15 @@ PACKED = 0x4000
 _KEY = re.compile(r"(?:msr[ _]?)?(?:0x)?([0-9a-f]{1,8})(?:\.(?:txt|hex|bin))?(?:\[(\d{1,2})(?::(\d{1,2}))?\])?", re.I)
 _CPU = re.compile(r"(?:cpu)?(\d{1,4})", re.I)
 _LINE = re.compile(
-    r"\s*(?:cpu[ #]?(\d{1,4})\s*[:,=]?\s*)?((?:msr[ _]?)?(?:0x)?[0-9a-f]{1,8}(?:\[[0-9:]{1,5}\])?)\s*[:=,\s]\s*(\S+)\s*",
+    r"\s*(?:cpu[ #]?(\d{1,4})\s*[:,=]?\s*)?((?:msr[ _]?)?(?:0x)?[0-9a-f]{1,8}(?:\[[0-9:]{1,5}\])?)"
+    r"\s*[:=,\s]\s*(\S+)\s*",
     re.IGNORECASE,
 )
 
 
 @dataclass(slots=True)
 class Registers:
-    """Register -> CPU -> what stands there, and where; CPU None holds for all. A value that is none is kept as text."""
+    """Register -> CPU -> what stands there; CPU None holds for all. A value that is none is kept as text."""
 
     where: str
     values: dict[int, dict[int | None, int | str]] = field(default_factory=dict)

@@ -6,11 +6,11 @@ counts (registers: see ``linux_capture_registers``):
 ==================== ===============================================================================================
 what                 names
 ==================== ===============================================================================================
-about the capture    ``/.tdxstack/capture.json``: ``{"schema": "tdxstack/host-capture/v1", "cpus": 2, "privileged": true}``
+about the capture    ``/.tdxstack/capture.json``: schema ``tdxstack/host-capture/v1``, ``"cpus": 2``
 kernel log           ``/.tdxstack/dmesg``, ``/dmesg``, ``/dmesg.txt``, ``/dmesg.log``, ``/kernel.log``, ``/kern.log``,
-                     ``/var/log/dmesg``, ``/var/log/kern.log``, ``/var/log/messages``, ``/var/log/syslog``, ``/proc/kmsg``
+                     ``dmesg``, ``kern.log``, ``messages``, ``syslog`` in ``/var/log``, ``/proc/kmsg``; gzip too
 journal              ``/.tdxstack/journal``, ``/journal``, ``/journal.txt``, ``/journal.log``, ``/journalctl.txt``
-QEMU                 ``/.tdxstack/qemu.json``: ``{"path": ..., "version": "10.1.0", "tdx_guest": ["attributes", ...] or null}``
+QEMU                 ``/.tdxstack/qemu.json``: ``path``, ``version``, ``tdx_guest``: properties or null
 libvirt              ``/.tdxstack/domcapabilities.xml``, ``/domcapabilities.xml``: what ``virsh domcapabilities`` says
 services             ``/.tdxstack/services.json``: ``{"qgsd.service": "active"}``; an absent unit is not installed
 RPM packages         ``/.tdxstack/rpm-packages``: ``name<TAB>version`` a line

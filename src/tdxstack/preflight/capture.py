@@ -25,6 +25,8 @@ from tdxstack.preflight.checks.attestation import (
 )
 from tdxstack.preflight.checks.capacity import CAPACITY, CURRENT
 from tdxstack.preflight.checks.confinement import ABSTRACTIONS, QEMU_CONF
+from tdxstack.preflight.domain_files import DIRECTORY as DOMAINS
+from tdxstack.preflight.domain_files import td_domains
 from tdxstack.preflight.firmware_files import FACTS, firmware_files
 from tdxstack.preflight.host import DMI_TABLE
 from tdxstack.preflight.msr import CAPTURED
@@ -51,7 +53,10 @@ PLAIN = (
         for name in ("status", "attributes", "vendor_id", "build_date", "build_num", "major_version", "minor_version")
     ),
     "/sys/firmware/tdx/keyid_num",
-    *(f"/sys/devices/faux/tdx_host/{name}" for name in ("version", "seamldr_version", "num_remaining_updates")),
+    *(
+        f"/sys/devices/faux/tdx_host/{name}"
+        for name in ("version", "seamldr_version", "seamldr/version", "num_remaining_updates")
+    ),
     CAPACITY,
     CURRENT,
     QCNL,
@@ -80,6 +85,7 @@ def collect(source: HostSource) -> dict[str, bytes]:
     _add_cleaned(plan, source)
     plan.update(_answers(source))
     plan.update(_firmware(source))
+    plan.update({f"{DOMAINS}/{one.name}.xml": one.xml().encode() for one in td_domains(source.files)})
     return plan
 
 

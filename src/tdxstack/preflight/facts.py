@@ -149,10 +149,14 @@ class TdxLog:
     convertible_ranges: int = 0
     upstream: bool = False
     stack_1_5: bool = False
+    kernel: str | None = None
 
 
 MAX_LINES = 2000
-_TDX_LINE = re.compile(r"(?:^|[\s\]])(virt/tdx|tdx|kvm_intel|seamldr): ?(.*)$")
+_TDX_LINE = re.compile(r"(?:^|[\s\];>])(virt/tdx|x86/tdx|tdx|kvm_intel|seamldr): ?(.*)$")
+#: A SEAMCALL that failed counts under any prefix.
+_ANY_LINE = re.compile(r"(?:^|[\s\];>])()(SEAMCALL .*)$")
+_KERNEL = re.compile(r"Linux version (\S{1,120})")
 _KEY_IDS = re.compile(r"BIOS enabled: private KeyID range \[(\d{1,6}), ?(\d{1,6})\)")
 _MODULE_OLD = re.compile(
     r"TDX module: attributes (0x[0-9a-f]{1,16}), vendor_id \w+, major_version (\d{1,5}), minor_version (\d{1,5}), "
@@ -180,7 +184,9 @@ def read_log(text: str) -> TdxLog:
     """Pick what concerns TDX out of a kernel log (Linux ``arch/x86/virt/vmx/tdx``, ``arch/x86/kvm/vmx/tdx.c``)."""
     log = TdxLog()
     for line in text.splitlines():
-        found = _TDX_LINE.search(line[:1000])
+        if log.kernel is None and (release := _KERNEL.search(line[:1000])):
+            log.kernel = release[1]
+        found = _TDX_LINE.search(line[:1000]) or _ANY_LINE.search(line[:1000])
         if found is None or len(log.lines) >= MAX_LINES:
             continue
         _read_line(log, found[1], found[2])
@@ -190,7 +196,7 @@ def read_log(text: str) -> TdxLog:
 def _read_line(log: TdxLog, prefix: str, text: str) -> None:
     if prefix == "kvm_intel" and "TDX" not in text and "tdx" not in text:
         return
-    log.lines.append(f"{prefix}: {text}")
+    log.lines.append(f"{prefix}: {text}" if prefix else text)
     log.upstream |= prefix == "virt/tdx"
     log.stack_1_5 |= prefix == "tdx"
     if keys := _KEY_IDS.search(text):
@@ -202,7 +208,7 @@ def _read_line(log: TdxLog, prefix: str, text: str) -> None:
         log.module = ModuleLine(int(old[2]), int(old[3]), None, int(old[5]), old[4], int(old[1], 16))
     elif new := _MODULE_NEW.search(text):
         log.module = ModuleLine(int(new[1]), int(new[2]), int(new[3]), int(new[4]), new[5])
-    if re.search(r"module initialized\.?$", text):
+    if re.search(r"module (?:is )?initialized\.?\s*$", text, re.IGNORECASE):
         log.initialized = True
     if call := _SEAMCALL.search(text):
         log.seamcalls.append((int(call[1], 0) if call[1].startswith("0x") else int(call[1]), int(call[2], 16)))

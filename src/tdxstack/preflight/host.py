@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from tdxstack.platform.linux_host_files import HostFiles, HostReadError
-from tdxstack.platform.linux_host_source import HostSource, QemuFacts
+from tdxstack.platform.linux_host_source import Answer, HostSource, QemuFacts
 from tdxstack.platform.package_lists import os_release, read_dpkg_status, read_rpm_list
 from tdxstack.preflight import facts
 from tdxstack.preflight.facts import CommandLine, CpuInfo, TdxLog
@@ -17,8 +17,19 @@ from tdxstack.wire.smbios import SmbiosTable
 DMI_TABLE = "/sys/firmware/dmi/tables/DMI"
 STACK_1_5_MODULE = "/sys/firmware/tdx/tdx_module"
 UPSTREAM_MODULE = "/sys/devices/faux/tdx_host"
+#: Where a module is uploaded: upstream's name, and that of its drafts.
+UPSTREAM_UPLOADS = ("/sys/class/firmware/tdx_module", "/sys/class/firmware/seamldr_upload")
+#: Where P-SEAMLDR's version stands, likewise.
+LOADER_VERSIONS = (f"{UPSTREAM_MODULE}/seamldr_version", f"{UPSTREAM_MODULE}/seamldr/version")
 #: CPUs whose registers are compared; settings are per package, and a difference shows on the first and the last.
 MSR_SAMPLE = 64
+
+
+#: QEMU has the tdx-guest object from here on.
+FIRST_QEMU = (10, 1)
+#: Properties that tell the dialects of the object apart.
+UPSTREAM_PROPERTIES = ("attributes", "quote-generation-socket", "sept-ve-disable")
+STACK_1_5_PROPERTIES = ("debug", "migtd-pid", "quote-generation-service", "sept-ve-disable", "vsockport")
 
 
 class World(StrEnum):
@@ -27,6 +38,16 @@ class World(StrEnum):
     STACK_1_5 = "1.5"
     UPSTREAM = "upstream"
     UNKNOWN = "unknown"
+
+
+def running(host: Host) -> bool:
+    """Whether the kernel says that a TDX module is initialised."""
+    if host.files.text_or_none(f"{STACK_1_5_MODULE}/status") == "initialized":
+        return True
+    try:
+        return host.log.initialized
+    except HostReadError:
+        return False
 
 
 class Host:
@@ -57,7 +78,21 @@ class Host:
 
     @cached_property
     def kernel(self) -> str:
-        return self.files.text("/proc/sys/kernel/osrelease").strip()
+        try:
+            return self.files.text("/proc/sys/kernel/osrelease").strip()
+        except HostReadError as error:
+            told = self._told_kernel()
+            if not error.missing or told is None:
+                raise
+            return told
+
+    def _told_kernel(self) -> str | None:
+        """The release by /proc/version or the kernel log."""
+        line = facts.read_log(self.files.text_or_none("/proc/version") or "").kernel
+        try:
+            return line or self.log.kernel
+        except HostReadError:
+            return None
 
     @cached_property
     def os_release(self) -> Mapping[str, str]:
@@ -65,7 +100,19 @@ class Host:
 
     @cached_property
     def qemu(self) -> QemuFacts | None:
-        return self.source.qemu()
+        asked = self.source.qemu()
+        return asked if asked or self.source.tells(Answer.QEMU) else self._packaged_qemu()
+
+    def _packaged_qemu(self) -> QemuFacts | None:
+        """A tree that nobody asked QEMU for: the version of its package, and the dialect that this version speaks."""
+        named = self.package("qemu-system-x86", "qemu-kvm", "qemu-kvm-core", "intel-mvp-tdx-qemu-kvm")
+        if named is None:
+            return None
+        name, text = named.split(" ", 1)
+        patched = any(sign in f"{name} {text}".lower() for sign in ("tdx", "mvp", "kobuk"))
+        number = facts.version(text.split(":", 1)[-1])
+        speaks = UPSTREAM_PROPERTIES if number >= FIRST_QEMU or patched else None
+        return QemuFacts(f"package {named}", facts.dotted(number), STACK_1_5_PROPERTIES if "mvp" in name else speaks)
 
     @cached_property
     def domain_capabilities(self) -> str | None:
@@ -90,7 +137,7 @@ class Host:
     def world(self) -> World:
         if self.files.exists(STACK_1_5_MODULE):
             return World.STACK_1_5
-        if self.files.exists(UPSTREAM_MODULE):
+        if any(self.files.exists(path) for path in (UPSTREAM_MODULE, *UPSTREAM_UPLOADS)):
             return World.UPSTREAM
         try:
             log = self.log

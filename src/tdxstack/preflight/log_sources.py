@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO
 
 from tdxstack.errors import SystemFault
+from tdxstack.platform.linux_captured import JOURNALS, KERNEL_LOGS, SYSTEM_LOGS
 from tdxstack.platform.linux_host_files import HostReadError
 from tdxstack.platform.linux_host_source import HostSource
 from tdxstack.preflight import report
@@ -26,6 +28,12 @@ PLACES = (
     "/var/log/pccs",
     "/var/log/libvirt/libvirtd.log",
     "/var/log/libvirt/qemu",
+    "/var/log/qgsd.log",
+    "/var/log/tdx-qgs",
+)
+#: Names of logs at the top of a tree.
+LOG_NAME = re.compile(
+    r"(?i)[\w.-]*(?:dmesg|kern|journal|qemu|libvirt|qgs|pccs|qcnl|mpa|guest|aesm|syslog|messages)[\w.-]*\.(?:log|txt)(?:\.gz)?"
 )
 #: Checks of configuration that belong to a diagnosis.
 CONFIGURATION = ("attestation.qcnl", "attestation.qcnl_url", "attestation.qcnl_tls", "attestation.pccs_uri")
@@ -67,9 +75,16 @@ def scan_host(source: HostSource) -> Iterator[Scan]:
     if journal is not None:
         with closing(journal):
             yield scan_stream("journal", journal)
-    for path in PLACES:
+    for path in (*PLACES, *(() if source.files.live else _by_hand(source))):
         for name in _files(source, path):
             yield scan_file(source.files.resolve(name))
+
+
+def _by_hand(source: HostSource) -> list[str]:
+    """Logs in a tree that somebody copied together: at its top, and the system's own."""
+    top = [f"/{name}" for name in source.files.names("/") if LOG_NAME.fullmatch(name)]
+    used = next((path for path in KERNEL_LOGS if source.files.is_file(path)), None)
+    return [path for path in (*top, *SYSTEM_LOGS) if path not in (used, *JOURNALS)]
 
 
 def _files(source: HostSource, path: str) -> Sequence[str]:

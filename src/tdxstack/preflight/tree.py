@@ -10,6 +10,7 @@ from tdxstack.preflight.checks import (
     firmware,
     guest,
     kernel,
+    logs,
     memory,
     module,
     vmm,
@@ -26,7 +27,7 @@ def host_checks() -> tuple[Check, ...]:
     silicon = cpu.root(
         (memory.MEMORY, *firmware.CHECKS, kernel.KERNEL, module.MODULE, *attestation.CHECKS, *capacity.CHECKS)
     )
-    return (silicon, *vmm.CHECKS, *confinement.CHECKS)
+    return (silicon, *vmm.CHECKS, *confinement.CHECKS, *logs.CHECKS)
 
 
 def check_host(host: Host) -> tuple[Result, ...]:

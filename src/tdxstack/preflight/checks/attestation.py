@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tdxstack.platform.linux_host_files import HostReadError
+from tdxstack.platform.linux_host_source import Answer
 from tdxstack.preflight import msr
 from tdxstack.preflight.bios import advice
 from tdxstack.preflight.host import Host, World
@@ -25,6 +26,8 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 
 def _devices(host: Host) -> Finding:
     missing = [path for path in ("/dev/sgx_enclave", "/dev/sgx_provision") if not host.files.exists(path)]
+    if missing and not host.source.tells(Answer.DEVICES):
+        return warned("the tree keeps no devices")
     if missing:
         return failed(f"{', '.join(missing)} absent")
     return passed("/dev/sgx_enclave and /dev/sgx_provision are there")
@@ -33,6 +36,8 @@ def _devices(host: Host) -> Finding:
 def _qgs(host: Host) -> Finding:
     package = host.package("tdx-qgs", "sgx-qgs")
     state = host.services.get("qgsd.service")
+    if state is None and not host.source.tells(Answer.SERVICES):
+        return warned(f"{package or 'no package tdx-qgs'}; the tree keeps no states of services")
     if package is None and state is None:
         return failed("no package tdx-qgs and no unit qgsd.service")
     return judged(state == "active", f"{package or 'qgsd'}: qgsd.service is {state or 'not installed'}")
@@ -54,6 +59,8 @@ def _transport(host: Host) -> Finding:
     if host.world is World.UPSTREAM:
         if socket:
             return passed(evidence)
+        if not port and not host.source.tells(Answer.SERVICES):
+            return warned(f"{evidence}; a tree copied by hand keeps no sockets")
         fix = f"remove port= from {QGS_CONFIG} and restart qgsd: libvirt reaches QGS by its Unix socket only"
         return failed(evidence, fix if port else "systemctl restart qgsd")
     if port and not port.isdigit():
@@ -62,6 +69,8 @@ def _transport(host: Host) -> Finding:
 
 
 def _qcnl(host: Host) -> Finding:
+    if not host.files.exists(QCNL) and not host.source.tells(Answer.SERVICES):
+        return skipped(f"the tree has no {QCNL}")
     config = QcnlConfig.from_text(host.files.text(QCNL))
     owner = host.files.owner(QCNL)
     if owner and not owner[2] & 0o004:
@@ -139,6 +148,8 @@ def _pccs(host: Host) -> Finding:
             f"pccs_url names another machine ({parts.hostname if parts else 'unreadable'}): no PCCS is needed here"
         )
     state = host.services.get("pccs.service")
+    if state is None and not host.source.tells(Answer.SERVICES):
+        return warned("the tree keeps no states of services; pccs_url names this machine")
     return judged(state == "active", f"pccs.service is {state or 'not installed'}; pccs_url names this machine")
 
 
@@ -157,6 +168,8 @@ def _environment(host: Host) -> Finding:
     found = _pccs_config(host)
     if found is None:
         return skipped("no PCCS configuration on this machine")
+    if not host.source.tells(Answer.REGISTERS):
+        return skipped("the tree keeps no registers")
     path, config = found
     uri = str(config.get("uri", ""))
     production, evidence, _ = msr.field(host, Register.PLATFORM_INFO, 27, 27, lambda value: value == 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from tdxstack.platform.linux_host_files import HostReadError
+from tdxstack.platform.linux_host_source import Answer
 from tdxstack.preflight import msr
 from tdxstack.preflight.bios import advice
 from tdxstack.preflight.facts import FactMalformed
@@ -41,6 +42,9 @@ def _keyids(host: Host) -> Finding:
 
 
 def _keyids_from_msr(host: Host) -> Finding:
+    if not host.source.tells(Answer.REGISTERS) and host.log.key_ids:
+        first, end = host.log.key_ids
+        return judged(end - first > 1, f"kernel log: private KeyIDs [{first}, {end}): {end - first - 1} TDs at most")
     good, evidence, values = msr.field(host, Register.IA32_MKTME_KEYID_PARTITIONING, 63, 32, lambda value: value > 1)
     guests = min(values.values()) - 1
     return judged(good, f"{CAPACITY} has no line tdx; {evidence}: {max(guests, 0)} TDs at most")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from tdxstack.platform.linux_host_files import HostReadError
 from tdxstack.preflight import msr
+from tdxstack.preflight.checks.attestation import PCCS_CONFIGS, QCNL
 from tdxstack.preflight.data import table
 from tdxstack.preflight.host import Host
 from tdxstack.preflight.model import Check, Finding, failed, passed, warned
 from tdxstack.preflight.msr import Register
 
+#: The provisioning service of pre-production parts.
+SANDBOX = "sbx.api.trustedservices.intel.com"
 BUY = (
     "TDX needs a 5th generation Xeon Scalable or Xeon 6 processor (or some of the 4th generation), bare metal. "
     "To work without such a machine use the software platform: tdxctl quickstart"
@@ -64,10 +67,23 @@ def _tdx(host: Host) -> Finding:
 
 
 def _production(host: Host) -> Finding:
-    live, evidence, _ = msr.field(host, Register.PLATFORM_INFO, 27, 27, lambda value: value == 0)
+    try:
+        live, evidence, _ = msr.field(host, Register.PLATFORM_INFO, 27, 27, lambda value: value == 0)
+    except HostReadError as error:
+        if error.missing:
+            return warned(error.message)
+        raise
     if live:
         return passed(f"{evidence}: production part (live provisioning service)")
-    return warned(f"{evidence}: pre-production part (sandbox provisioning service)")
+    text = f"{evidence}: pre-production part"
+    if _asks_sandbox(host):
+        return warned(f"{text}, and the sandbox provisioning service is configured")
+    return failed(f"{text}, and neither PCCS nor quote provider is set to the sandbox provisioning service")
+
+
+def _asks_sandbox(host: Host) -> bool:
+    texts = (host.files.text_or_none(path) or "" for path in (QCNL, *PCCS_CONFIGS))
+    return any(SANDBOX in text for text in texts)
 
 
 def _microcode(host: Host) -> Finding:
@@ -93,8 +109,7 @@ CHECKS = (
         _production,
         "MSR 0xce[27] = 0",
         "quotes of pre-production parts chain to the sandbox root: production verifiers answer 0xe022",
-        "use production parts, or point PCCS and verifiers at sbx.api.trustedservices.intel.com",
-        required=False,
+        f"use production parts, or point PCCS and verifiers at {SANDBOX}",
     ),
 )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from tdxstack.platform.linux_host_source import Answer
 from tdxstack.preflight import facts
 from tdxstack.preflight.data import table
-from tdxstack.preflight.host import Host, World
+from tdxstack.preflight.host import Host, World, running
 from tdxstack.preflight.model import Check, Finding, failed, judged, passed, warned
 
 MINIMUM_UPSTREAM = (6, 16)
@@ -31,6 +32,8 @@ def _kvm(host: Host) -> Finding:
     refusal = next((line for line in host.log.failures if "TDX" in line or "tdx" in line), None)
     because = f"; kernel log: {refusal}" if refusal else ""
     if value is None:
+        if running(host) and not host.source.tells(Answer.DEVICES):
+            return warned(f"the tree has no {where}; the TDX module is initialised")
         if not host.files.exists("/sys/module/kvm_intel"):
             return failed(f"{where} is absent: kvm_intel is not loaded{because}", "modprobe kvm_intel tdx=1")
         return failed(f"{where} is absent: this KVM has no TDX{because}", "boot a kernel with CONFIG_KVM_INTEL_TDX=y")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tdxstack.platform.linux_host_files import HostReadError
 from tdxstack.preflight import facts, seamcall
 from tdxstack.preflight.data import table
-from tdxstack.preflight.host import STACK_1_5_MODULE, UPSTREAM_MODULE, Host, World
+from tdxstack.preflight.host import LOADER_VERSIONS, STACK_1_5_MODULE, UPSTREAM_MODULE, Host, World
 from tdxstack.preflight.model import Check, Finding, failed, judged, passed, skipped, warned
 
 UPDATE = "update the BIOS, or stage a newer module on the ESP: tdxctl module stage DIRECTORY"
@@ -153,7 +153,7 @@ def _older(number: facts.Version, bound: facts.Version) -> bool:
 def _loader(host: Host) -> Finding:
     if host.world is World.STACK_1_5:
         return passed("the 1.5 stack does not tell P-SEAMLDR's version; the module is loaded, so it is there")
-    path = f"{UPSTREAM_MODULE}/seamldr_version"
+    path = next((one for one in LOADER_VERSIONS if host.files.exists(one)), LOADER_VERSIONS[0])
     try:
         text = host.files.text(path)
     except HostReadError as error:
@@ -167,7 +167,12 @@ def _updates_left(host: Host) -> Finding:
     if host.world is World.STACK_1_5:
         return skipped("the 1.5 stack does not count updates")
     path = f"{UPSTREAM_MODULE}/num_remaining_updates"
-    text = host.files.text(path).strip()
+    try:
+        text = host.files.text(path).strip()
+    except HostReadError as error:
+        if error.missing:
+            return skipped(f"{path} is absent")
+        raise
     if not text.isascii() or not text.isdigit():
         raise facts.FactMalformed(f"{path}: {text[:40]!r}")
     return judged(int(text[:9]) > 0, f"{path}: {text}", "reboot: the count starts anew")

@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
+from tdxstack.platform.linux_host_source import Answer
 from tdxstack.preflight import facts
+from tdxstack.preflight.domain_files import DIRECTORY as DOMAINS
+from tdxstack.preflight.domain_files import td_domains
 from tdxstack.preflight.firmware_files import PLACES, FirmwareFile, firmware_files
 from tdxstack.preflight.host import Host, World
 from tdxstack.preflight.model import Check, Finding, failed, judged, passed, skipped, warned
 
+#: A captured tree without its answer.
+UNTOLD = "the tree does not tell"
+#: QEMU resets a TD in place from here on.
+RESETS = (11,)
 PIN = "install the stack's own packages and pin them: tdxctl host install --only packages"
 
 
@@ -28,6 +35,8 @@ def dialect(properties: tuple[str, ...]) -> Dialect:
 
 def _qemu(host: Host) -> Finding:
     qemu = host.qemu
+    if qemu is None and not host.packages and not host.source.tells(Answer.QEMU):
+        return warned(UNTOLD)
     if qemu is None:
         return failed("no qemu-system-x86_64 or qemu-kvm in /usr/bin, /usr/libexec, /usr/local/bin")
     return passed(f"{qemu.path}: version {qemu.version or 'unknown'}")
@@ -59,7 +68,7 @@ def _reboot(host: Host) -> Finding:
     if qemu is None or not qemu.version:
         return skipped("QEMU's version is not known")
     number = facts.version(qemu.version)
-    return judged(number >= (11,), f"QEMU {qemu.version}")
+    return judged(number >= RESETS, f"QEMU {qemu.version}")
 
 
 def _libvirt(host: Host) -> Finding:
@@ -71,6 +80,8 @@ def _libvirt(host: Host) -> Finding:
         for unit, state in host.services.items()
         if unit.startswith(("libvirtd", "virtqemud")) and state == "active"
     ]
+    if package is None and not running and not host.packages and not host.source.tells(Answer.SERVICES):
+        return warned(UNTOLD)
     if package is None and not running:
         return failed("neither a libvirt package nor an active libvirtd or virtqemud")
     return passed(f"{package or 'libvirt'}; active: {', '.join(running) or 'no unit'}")
@@ -80,7 +91,7 @@ def _libvirt_tdx(host: Host) -> Finding:
     text = host.domain_capabilities
     if text is None:
         return warned(
-            "virsh domcapabilities does not answer",
+            "virsh domcapabilities does not answer" if host.source.tells(Answer.LIBVIRT) else UNTOLD,
             "systemctl start libvirtd (or virtqemud.socket), then run as root",
         )
     found = re.search(r"<tdx supported=['\"](yes|no)['\"]", text)
@@ -108,12 +119,28 @@ def _libvirt_matches(host: Host) -> Finding:
     return judged(number < (11, 6), evidence)
 
 
+def _domains(host: Host) -> Finding:
+    found = list(td_domains(host.files))
+    lost = [one.name for one in found if one.on_reboot not in ("restart", "rename-restart")]
+    evidence = f"{DOMAINS}: {len(found)} TDs"
+    if not lost or _resets(host):
+        return passed(f"{evidence}; on_reboot = restart, or QEMU resets them itself" if found else evidence)
+    return failed(f"{evidence}; on_reboot is not restart for: {', '.join(lost[:8])}")
+
+
+def _resets(host: Host) -> bool:
+    qemu = host.qemu
+    return qemu is not None and bool(qemu.version) and facts.version(qemu.version) >= RESETS
+
+
 def _tdvf(host: Host) -> FirmwareFile | None:
     return next((one for one in firmware_files(host.files) if one.tdvf), None)
 
 
 def _firmware(host: Host) -> Finding:
     present = firmware_files(host.files)
+    if not present and not host.source.tells(Answer.PROGRAMS):
+        return warned(UNTOLD)
     if not present:
         return failed(f"none of {', '.join(PLACES)}")
     chosen = _tdvf(host)
@@ -211,6 +238,14 @@ LIBVIRT = Check(
             "names drifted: quote-generation-service and -socket, memory-backend-memfd-private, XML elements",
             PIN,
         ),
+        Check(
+            "libvirt.on_reboot",
+            "TDs come back from a reboot",
+            _domains,
+            "<on_reboot>restart</on_reboot> in each TD's domain, or QEMU 11 or later",
+            "a QEMU that cannot reset a TD ends on its reboot; with on_reboot=destroy the domain is gone",
+            "virsh edit DOMAIN: <on_reboot>restart</on_reboot>",
+        ),
     ),
 )
 
@@ -240,7 +275,6 @@ IMAGES = Check(
     "no libguestfs that depends on a confined passt",
     "virt-customize then ends with 'passt exited with status 1' and the image is half made",
     "build images with tdxctl image build, or run virt-customize with --no-network",
-    required=False,
 )
 
 CHECKS = (QEMU, LIBVIRT, OVMF, IMAGES)
