@@ -45,6 +45,16 @@ def test_the_named_checks_do_not_pass_and_no_others(case: Case) -> None:
     assert report.exit_code(results, tree.HOST_ROOTS) == case.exit
 
 
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name.startswith("problem-")], ids=lambda case: case.name
+)
+def test_each_problem_fails_a_check_through_the_command(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["host", "check", "--root", str(HOSTS / case.name), "--json"]) == ExitCode.FAILED
+    document = json.loads(capsys.readouterr().out)
+    assert "fail" in case.expected.values()
+    assert document["ok"] is False
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_does_not_pass_has_a_fix(case: Case) -> None:
     for one in report.everything(tree.check_host(Host(open_host(HOSTS / case.name)))):
