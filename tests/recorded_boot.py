@@ -26,7 +26,7 @@ def recorded_blobs() -> FirmwareBlobs:
 
 def recorded_facts() -> FirmwareFacts:
     facts = json.loads((BOOT / "facts.json").read_text())
-    volumes = tuple((bytes.fromhex(long), bytes.fromhex(short)) for long, short in facts.pop("loaded_volumes"))
+    volumes = tuple(bytes.fromhex(digest) for digest in facts.pop("loaded_volumes"))
     return FirmwareFacts(loaded_volumes=volumes, **facts)
 
 

@@ -14,7 +14,7 @@ from tdxstack.attest.expectation import explain
 from tdxstack.errors import WireError
 from tdxstack.measure.check import false_descriptions
 from tdxstack.measure.ima_replay import RTMR, cover
-from tdxstack.measure.prediction import Prediction
+from tdxstack.measure.prediction import Prediction, registers
 from tdxstack.measure.replay import Replay, replay
 from tdxstack.measure.rtmr import fold
 from tdxstack.wire.ima import read_list
@@ -126,12 +126,16 @@ def _read_ima(data: bytes | None, log: EventLog | None, quoted: bytes) -> tuple[
 
 
 def _with_ima(expected: Prediction, extends: Extends) -> Prediction:
-    """The prediction, which ends where the firmware and the boot loader do, carried on by what IMA extended."""
-    values = tuple(
-        value if value is None else fold((digest for rtmr, digest in extends if rtmr == number), value)
-        for number, value in enumerate(expected.rtmr)
-    )
-    return replace(expected, rtmr=(values[0], values[1], values[2], values[3]))
+    """The prediction, which does not know what IMA measures, carried on from before it by what it extended."""
+    if not extends:
+        return expected
+    before, reasons = registers(event for event in expected.events if event.logged)
+    values: list[bytes | None] = []
+    for number, value in enumerate(expected.rtmr):
+        start = before[number] if value is None else value
+        mine = (digest for rtmr, digest in extends if rtmr == number)
+        values.append(None if start is None else fold(mine, start))
+    return replace(expected, rtmr=(values[0], values[1], values[2], values[3]), reasons=reasons)
 
 
 def _registers(body: TdReportBody, replayed: Replay | None, expected: Prediction) -> tuple[Register, ...]:

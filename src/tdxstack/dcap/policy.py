@@ -109,11 +109,17 @@ class Policy:
         return document
 
 
-def pinned(name: str, mr_td: str, rtmrs: Sequence[str | None]) -> Policy:
-    """The strict policy with measurements in hexadecimal: MRTD, and the RTMRs that are known. Raises UsageError."""
+def pinned(
+    name: str, mr_td: str, rtmrs: Sequence[str | None], events: Mapping[str, object] | None = None
+) -> Policy:
+    """The strict policy with measurements in hexadecimal: MRTD, and the RTMRs that are known. Raises UsageError.
+
+    Args:
+        events: settings of ``[events]``, where the event log has to prove what no register's value can.
+    """
     td: dict[str, Any] = {"mr_tds": [mr_td]}
     td |= {f"rtmr{index}": [value] for index, value in enumerate(rtmrs[:4]) if value is not None}
-    return Policy.from_members({"name": name, "td": td})
+    return Policy.from_members({"name": name, "td": td} | ({"events": dict(events)} if events else {}))
 
 
 def schema() -> dict[str, Any]:

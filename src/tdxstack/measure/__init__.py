@@ -3,14 +3,13 @@
 from tdxstack.measure.blobs import FirmwareBlobs
 from tdxstack.measure.difference import Difference, diff
 from tdxstack.measure.mrtd import MrtdOrder, mrtd
-from tdxstack.measure.prediction import ImaSettings, PredictedEvent, Prediction, PredictionInputs
+from tdxstack.measure.prediction import PredictedEvent, Prediction, PredictionInputs
 from tdxstack.measure.predictor import predict
 from tdxstack.measure.replay import Replay, replay
 
 __all__ = [
     "Difference",
     "FirmwareBlobs",
-    "ImaSettings",
     "MrtdOrder",
     "PredictedEvent",
     "Prediction",

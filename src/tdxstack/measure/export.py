@@ -14,6 +14,9 @@ from tdxstack.measure.rtmr import COUNT
 from tdxstack.wire.tcg import Event, EventLog, EventType, event_type_name
 
 #: Names of the registers in Trustee's TDX claims.
+_IMA_RTMR = 2
+#: What GRUB's measurement of a command line is called.
+_GRUB = "kernel_cmdline: "
 _NAMES = ("rtmr_0", "rtmr_1", "rtmr_2", "rtmr_3")
 
 
@@ -51,6 +54,22 @@ def rvps_message(prediction: Prediction) -> dict[str, str]:
     """A message of type ``sample`` for Trustee's Reference Value Provider Service."""
     payload = json.dumps(reference_values(prediction)).encode()
     return {"version": "0.1.0", "type": "sample", "payload": base64.b64encode(payload).decode()}
+
+
+def event_settings(prediction: Prediction) -> dict[str, Any]:
+    """Settings of a policy's ``[events]`` that hold RTMR2's boot where IMA extends the register by what runs later.
+
+    Empty where the register's value says it all, or where the boot itself is not known.
+    """
+    boot = [event for event in prediction.of_register(_IMA_RTMR) if event.logged]
+    if len(boot) == len(prediction.of_register(_IMA_RTMR)) or any(event.digest is None for event in boot):
+        return {}
+    texts = [event.text for event in boot if event.text is not None]
+    texts += [event.name.removeprefix(_GRUB) for event in boot if event.name.startswith(_GRUB)]
+    initrds = [event.digest.hex() for event in boot if event.digest and event.name == "initrd"]
+    settings: dict[str, Any] = {"require_log": True}
+    settings |= {"command_lines": texts} if texts else {}
+    return settings | ({"initrds": initrds} if initrds else {})
 
 
 def prediction_from_members(members: Any) -> Prediction:

@@ -84,7 +84,7 @@ class FirmwareFacts:
         measures_tpm: it has Tcg2Dxe, which measures into a TPM.
         version, vendor, release_date: its own strings, where found.
         secure_boot: it can enforce secure boot.
-        loaded_volumes: SHA-384 and SHA-256 of each decompressed volume.
+        loaded_volumes: SHA-384 of each decompressed volume.
         release: the edk2 release it acts like.
         needs_smm: it keeps its variables in flash, written in system management mode, and does not start elsewhere.
     """
@@ -95,7 +95,7 @@ class FirmwareFacts:
     vendor: str | None
     release_date: str | None
     secure_boot: bool
-    loaded_volumes: tuple[tuple[bytes, bytes], ...]
+    loaded_volumes: tuple[bytes, ...]
     release: str
     needs_smm: bool = False
 
@@ -126,7 +126,7 @@ def inspect(firmware: bytes) -> FirmwareFacts:
         secure_boot=SECURE_BOOT_CONFIG_GUID in names,
         needs_smm=SMM_CORE_GUID in names,
         release_date=date,
-        loaded_volumes=tuple(digests(volume.data) for volume in inside),
+        loaded_volumes=tuple(hashlib.sha384(volume.data).digest() for volume in inside),
         release=_release(everywhere, names),
     )
 
@@ -192,8 +192,3 @@ def _strings(inside: list[Volume]) -> tuple[str | None, str | None, str | None]:
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-16-le").rstrip("\0")
-
-
-def digests(data: bytes) -> tuple[bytes, bytes]:
-    """SHA-384 and SHA-256 of the same bytes."""
-    return hashlib.sha384(data).digest(), hashlib.sha256(data).digest()

@@ -13,6 +13,7 @@ from tdxstack.measure.uki import Uki
 from tdxstack.wire.tcg import EventType
 
 EXIT_BOOT_SERVICES = (b"Exit Boot Services Invocation", b"Exit Boot Services Returned with Success")
+IMA_ENTRIES = "IMA entries"
 EXIT_FAILED = b"Exit Boot Services Returned with Failure"
 
 
@@ -56,11 +57,12 @@ def systemd_stub(trace: Trace, uki: Uki, unknown: str | None = None, *, secure: 
         trace.add(9, EventType.EV_EVENT_TAG, None if unknown else initrd, "initrd", why)
 
 
-def exit_boot_services(trace: Trace, inputs: PredictionInputs, *, disk_connected: bool) -> None:
-    """The firmware's last events, and IMA's first where its entries are extended too.
+def exit_boot_services(trace: Trace, inputs: PredictionInputs, *, disk_connected: bool, tpm: bool) -> None:
+    """The firmware's last events, and IMA's where its entries are extended too.
 
     Args:
         disk_connected: the firmware has its drivers on the disk when the kernel leaves.
+        tpm: the machine has a TPM.
     """
     name, kind = "exit boot services", EventType.EV_EFI_ACTION
     if disk_connected and inputs.disk is not None and inputs.disk.has_fat:
@@ -71,10 +73,18 @@ def exit_boot_services(trace: Trace, inputs: PredictionInputs, *, disk_connected
         trace.add(5, kind, EXIT_FAILED, name, why)
     for text in EXIT_BOOT_SERVICES:
         trace.add(5, kind, text, name, text.decode())
-    if trace.bank is not None and inputs.ima is not None:
-        aggregate = trace.bank.boot_aggregate()
-        template = None if aggregate is None else boot_aggregate_template(aggregate, inputs.ima)
-        why = "IMA's boot_aggregate: the kernel measures the TPM's PCRs 0..9"
-        if template is None:
-            why = "unknown because a PCR that it is computed from is unknown"
-        trace.add(10, EventType.EV_EVENT_TAG, template, "IMA boot_aggregate", why, logged=False)
+    if inputs.ima:
+        _ima(trace, tpm)
+
+
+def _ima(trace: Trace, tpm: bool) -> None:
+    """IMA's first entry where there is a TPM whose PCRs it is made of, and those of which nothing is known."""
+    kind = EventType.EV_EVENT_TAG
+    aggregate = trace.bank.boot_aggregate() if tpm else None
+    template = None if aggregate is None else boot_aggregate_template(aggregate)
+    why = "SHA-384 of the TPM's PCRs 0..9, with which IMA begins"
+    if template is None:
+        why = "unknown because a PCR that it is computed from is unknown" if tpm else "unknown without a TPM"
+    trace.add(10, kind, template, "IMA boot_aggregate", why, logged=False)
+    why = "unknown because IMA extends RTMR2 by what the guest runs; its list leads on from here: eventlog replay --ima"
+    trace.add(10, kind, None, IMA_ENTRIES, why, logged=False)

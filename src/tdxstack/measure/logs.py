@@ -23,6 +23,16 @@ from tdxstack.wire.tcg import (
 MAX_JSON = 64 << 20
 MAX_JSON_EVENTS = 100_000
 CCEL_SIGNATURE = b"CCEL"
+#: What the first events of a TPM's log are: PCR 0 is the firmware's own.
+_FIRMWARE_ITSELF = frozenset(
+    (
+        EventType.EV_S_CRTM_VERSION,
+        EventType.EV_S_CRTM_CONTENTS,
+        EventType.EV_POST_CODE,
+        EventType.EV_POST_CODE2,
+        EventType.EV_EFI_HCRTM_EVENT,
+    )
+)
 #: dstack's own events, extended into RTMR3 while the TD runs.
 DSTACK_RUNTIME_EVENT = 0x08000001
 #: IMA's index: PCR 10 where there is a TPM; 2, the RTMR itself, with Intel's TDX 1.5 guest kernel.
@@ -73,7 +83,10 @@ def _is_tpm_log(log: EventLog) -> bool:
     if log.header.index != 0:
         return False
     extended = [event for event in log.events if event.event_type != EventType.EV_NO_ACTION]
-    return len(log.header.algorithms) > 1 or any(event.mr_index == 0 or event.mr_index > 4 for event in extended)
+    if len(log.header.algorithms) > 1:
+        return any(event.mr_index == 0 or event.mr_index > 4 for event in extended)
+    # One bank, as in a CC log: a TPM's log starts with the firmware itself, which a CC log cannot hold.
+    return any(event.mr_index == 0 and event.event_type in _FIRMWARE_ITSELF for event in extended)
 
 
 def _as_registers(log: EventLog) -> EventLog:

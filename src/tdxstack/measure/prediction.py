@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tdxstack.measure.blobs import FirmwareBlobs
 from tdxstack.measure.boot_disk import BootDisk
 from tdxstack.measure.firmware import FirmwareFacts, FirmwareProfile
 from tdxstack.measure.mrtd import MrtdOrder
+from tdxstack.measure.rtmr import COUNT, fold
 from tdxstack.wire.efi.varstore import Variable
 
 
-@dataclass(frozen=True, slots=True)
-class ImaSettings:
-    """What a kernel with IMA and a TPM extends into PCR 10 (RTMR2 of the software platform) at boot.
-
-    ``hash_algorithm`` is the kernel's ``ima_hash`` default, ``template`` its template's name.
-    """
-
-    hash_algorithm: str = "sha256"
-    template: str = "ima-sig"
+#: RTMR0..3, and why one of them is not known.
+Registers = tuple[bytes | None, bytes | None, bytes | None, bytes | None]
+Reasons = tuple[str | None, str | None, str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +32,7 @@ class PredictionInputs:
         profile: a profile, or the name of one or of a platform (``software``, ``tdx``).
         facts: what was found in the firmware, if known already (saves decompressing it again).
         variables: UEFI variables at boot; None takes those in the firmware file.
-        ima: IMA settings of a guest whose entries are extended into RTMR2 (software platform); None: they are not.
+        ima: the guest's kernel measures by IMA with SHA-384, each entry into RTMR2.
         mrtd_order: of the stack that launches the TD.
         disk: the TD's first disk, if it has one.
     """
@@ -50,7 +46,7 @@ class PredictionInputs:
     profile: FirmwareProfile | str = "software"
     facts: FirmwareFacts | None = None
     variables: tuple[Variable, ...] | None = None
-    ima: ImaSettings | None = None
+    ima: bool = False
     mrtd_order: MrtdOrder = MrtdOrder.SINGLE_PASS
     disk: BootDisk | None = None
 
@@ -91,10 +87,23 @@ class Prediction:
 
     profile: str
     mrtd: bytes
-    rtmr: tuple[bytes | None, bytes | None, bytes | None, bytes | None]
+    rtmr: Registers
     events: tuple[PredictedEvent, ...]
-    reasons: tuple[str | None, str | None, str | None, str | None]
+    reasons: Reasons
 
     def of_register(self, rtmr: int) -> tuple[PredictedEvent, ...]:
         """The events of one register, in order."""
         return tuple(event for event in self.events if event.rtmr == rtmr)
+
+
+def registers(events: Iterable[PredictedEvent]) -> tuple[Registers, Reasons]:
+    """The registers that events lead to; for one with an unknown event None, and the first such event in words."""
+    values: list[bytes | None] = []
+    reasons: list[str | None] = []
+    kept = list(events)
+    for rtmr in range(COUNT):
+        mine = [event for event in kept if event.rtmr == rtmr]
+        unknown = [f"{event.name}: {event.why}" for event in mine if event.digest is None]
+        values.append(None if unknown else fold(event.digest for event in mine if event.digest is not None))
+        reasons.append(unknown[0] if unknown else None)
+    return (values[0], values[1], values[2], values[3]), (reasons[0], reasons[1], reasons[2], reasons[3])

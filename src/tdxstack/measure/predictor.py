@@ -26,12 +26,10 @@ from tdxstack.measure.kernel_start import efi_stub, exit_boot_services, systemd_
 from tdxstack.measure.launch import cfv_event, td_hob
 from tdxstack.measure.linux import load_options, patched_by_qemu
 from tdxstack.measure.mrtd import mrtd
-from tdxstack.measure.pcr import PcrBank
-from tdxstack.measure.prediction import PredictedEvent, Prediction, PredictionInputs
-from tdxstack.measure.rtmr import COUNT, fold
+from tdxstack.measure.prediction import Prediction, PredictionInputs, registers
 from tdxstack.measure.secure_boot import SecureBootTrust, secure_boot_variables
 from tdxstack.measure.smbios import measured_smbios
-from tdxstack.measure.trace import Trace
+from tdxstack.measure.trace import Trace, image_digest
 from tdxstack.measure.uki import Uki
 from tdxstack.wire.efi.variable import firmware_file_path, load_option, load_option_description
 from tdxstack.wire.tcg import EventType
@@ -51,13 +49,13 @@ def predict(inputs: PredictionInputs) -> Prediction:
     metadata = TdvfMetadata.from_bytes(inputs.firmware)
     facts = inputs.facts or inspect(inputs.firmware)
     profile = inputs.profile if isinstance(inputs.profile, FirmwareProfile) else named_profile(inputs.profile, facts)
-    trace = Trace(bank=PcrBank() if profile.tpm and inputs.ima is not None else None)
+    trace = Trace()
     _launch(trace, inputs, metadata)
     if facts.measures_tpm if profile.tpm else facts.measures_td:
         _boot(trace, inputs, facts, profile)
     else:
         trace.events.clear()  # a firmware that measures nothing leaves all registers zero
-    rtmr, reasons = _registers(trace.events)
+    rtmr, reasons = registers(trace.events)
     return Prediction(
         profile.name, mrtd(inputs.firmware, inputs.mrtd_order, metadata), rtmr, tuple(trace.events), reasons
     )
@@ -72,7 +70,7 @@ def _boot(trace: Trace, inputs: PredictionInputs, facts: FirmwareFacts, profile:
     def end() -> None:
         # Before a direct boot, firmware without a flash device looks for its variables on disks.
         connected = inputs.kernel is None or not facts.needs_smm
-        exit_boot_services(trace, inputs, disk_connected=connected)
+        exit_boot_services(trace, inputs, disk_connected=connected, tpm=profile.tpm)
 
     trust = SecureBootTrust.of(inputs.firmware, inputs.variables, capable=facts.secure_boot)
     if inputs.kernel is None:
@@ -88,24 +86,8 @@ def _boot(trace: Trace, inputs: PredictionInputs, facts: FirmwareFacts, profile:
     else:
         own = inputs.cmdline or inputs.initrd is not None
         why = "unknown because the image is started with a command line or an initrd of its own"
-        systemd_stub(trace, uki, why if own else None)
+        systemd_stub(trace, uki, why if own else None, secure=trust is not None)
     end()
-
-
-def _registers(
-    events: list[PredictedEvent],
-) -> tuple[
-    tuple[bytes | None, bytes | None, bytes | None, bytes | None],
-    tuple[str | None, str | None, str | None, str | None],
-]:
-    values: list[bytes | None] = []
-    reasons: list[str | None] = []
-    for rtmr in range(COUNT):
-        mine = [event for event in events if event.rtmr == rtmr]
-        unknown = [f"{event.name}: {event.why}" for event in mine if event.digest is None]
-        values.append(None if unknown else fold(event.digest for event in mine if event.digest is not None))
-        reasons.append(unknown[0] if unknown else None)
-    return (values[0], values[1], values[2], values[3]), (reasons[0], reasons[1], reasons[2], reasons[3])
 
 
 def _launch(trace: Trace, inputs: PredictionInputs, metadata: TdvfMetadata) -> None:
@@ -118,7 +100,7 @@ def _launch(trace: Trace, inputs: PredictionInputs, metadata: TdvfMetadata) -> N
     if cfv is not None:
         why = "configuration volume of the firmware file (UEFI variables at rest)"
         kind = EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB2
-        trace.add_digests(1, kind, (cfv.digest(), None), "configuration volume", why, in_bank=False)
+        trace.add_digest(1, kind, cfv.digest(), "configuration volume", why, in_bank=False)
 
 
 def _firmware_start(trace: Trace, inputs: PredictionInputs, facts: FirmwareFacts, profile: FirmwareProfile) -> None:
@@ -127,8 +109,8 @@ def _firmware_start(trace: Trace, inputs: PredictionInputs, facts: FirmwareFacts
         trace.add(0, EventType.EV_S_CRTM_VERSION, version, "firmware version", "version string in the firmware")
         for volume in facts.loaded_volumes:
             name, why = "firmware volume", "decompressed volume of the firmware file"
-            known = volume if profile.volumes_as_in_file else (None, None)
-            trace.add_digests(0, EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB, known, name, why)
+            known = volume if profile.volumes_as_in_file else None
+            trace.add_digest(0, EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB, known, name, why)
     if profile.fw_cfg:
         _fw_cfg(trace, inputs)
     for variable, why in secure_boot_variables(inputs.firmware, inputs.variables, capable=facts.secure_boot):
@@ -162,7 +144,7 @@ def _acpi(trace: Trace, inputs: PredictionInputs) -> None:
 
 def _kernel(trace: Trace, inputs: PredictionInputs, profile: FirmwareProfile, trust: SecureBootTrust | None) -> None:
     kernel = inputs.kernel or b""
-    raw = trace.image_digests(kernel)
+    raw = image_digest(kernel)
     offered = inputs.blobs is None or inputs.blobs.get("etc/boot/kernel") is not None
     alternatives: tuple[tuple[str, bytes], ...] = ()
     try:
@@ -171,21 +153,19 @@ def _kernel(trace: Trace, inputs: PredictionInputs, profile: FirmwareProfile, tr
     except WireError:
         patched = kernel
     if profile.named_kernel and offered:
-        both = raw
+        digest = raw
         why = "Authenticode digest of the kernel as given (QEMU offers etc/boot/kernel, the firmware reads it)"
-        alternatives = (("the kernel as QEMU before 10.0 patches it", trace.image_digests(patched)[0]),)
+        alternatives = (("the kernel as QEMU before 10.0 patches it", image_digest(patched)),)
     else:
-        both, why = (
-            trace.image_digests(patched),
-            "Authenticode digest of the kernel with the setup header that QEMU writes",
-        )
-        alternatives = (("the kernel as given, unpatched: QEMU 10.0 or newer", raw[0]),)
+        digest = image_digest(patched)
+        why = "Authenticode digest of the kernel with the setup header that QEMU writes"
+        alternatives = (("the kernel as given, unpatched: QEMU 10.0 or newer", raw),)
     if trust is not None:
-        image = kernel if both == raw else patched
+        image = kernel if digest == raw else patched
         broken = "unknown because QEMU patches the kernel, whose signature then does not hold"
         trust.firmware_verifies(trace, image, broken if image != kernel else None)
     kind = EventType.EV_EFI_BOOT_SERVICES_APPLICATION
-    trace.add_digests(4, kind, both, "kernel", why, alternatives=alternatives)
+    trace.add_digest(4, kind, digest, "kernel", why, alternatives=alternatives)
 
 
 def _ready_to_boot(trace: Trace, inputs: PredictionInputs, facts: FirmwareFacts, profile: FirmwareProfile) -> None:

@@ -13,10 +13,10 @@ from tdxstack.wire.tcg import EventType, mr_index_of_pcr
 
 @dataclass(slots=True)
 class Trace:
-    """Events as they come, and the SHA-256 PCRs beside them, which IMA's first entry is made of."""
+    """Events as they come, and the PCRs beside them, which IMA's first entry is made of."""
 
     events: list[PredictedEvent] = field(default_factory=list)
-    bank: PcrBank | None = None
+    bank: PcrBank = field(default_factory=PcrBank)
 
     def add(
         self,
@@ -30,9 +30,9 @@ class Trace:
         logged: bool = True,
         text: str | None = None,
     ) -> None:
-        """Extend by the digest of ``measured`` (None: unknown)."""
-        both = (None, None) if measured is None else self.digests(measured)
-        self.add_digests(pcr, kind, both, name, why, in_bank=in_bank, logged=logged, text=text)
+        """Extend by the SHA-384 digest of ``measured`` (None: unknown)."""
+        digest = None if measured is None else hashlib.sha384(measured).digest()
+        self.add_digest(pcr, kind, digest, name, why, in_bank=in_bank, logged=logged, text=text)
 
     def add_image(self, image: bytes, name: str, why: str) -> None:
         """Extend PCR 4 by an EFI application's Authenticode digest.
@@ -40,22 +40,13 @@ class Trace:
         Raises:
             WireError: no PE image.
         """
-        self.add_digests(4, EventType.EV_EFI_BOOT_SERVICES_APPLICATION, self.image_digests(image), name, why)
+        self.add_digest(4, EventType.EV_EFI_BOOT_SERVICES_APPLICATION, image_digest(image), name, why)
 
-    def digests(self, data: bytes) -> tuple[bytes, bytes | None]:
-        """SHA-384, and SHA-256 where there is a bank that needs it."""
-        return hashlib.sha384(data).digest(), hashlib.sha256(data).digest() if self.bank is not None else None
-
-    def image_digests(self, image: bytes) -> tuple[bytes, bytes | None]:
-        """Authenticode digests of an EFI application, as :meth:`digests`."""
-        found = authenticode(image, *(("sha384",) if self.bank is None else ("sha384", "sha256")))
-        return found[0], found[1] if len(found) > 1 else None
-
-    def add_digests(
+    def add_digest(
         self,
         pcr: int,
         kind: EventType,
-        both: tuple[bytes | None, bytes | None],
+        digest: bytes | None,
         name: str,
         why: str,
         *,
@@ -64,9 +55,17 @@ class Trace:
         alternatives: tuple[tuple[str, bytes], ...] = (),
         text: str | None = None,
     ) -> None:
-        """Extend by a SHA-384 and a SHA-256 digest; PCR 0 has no RTMR."""
-        if in_bank and self.bank is not None:
-            self.bank.extend(pcr, both[1])
+        """Extend by a SHA-384 digest; PCR 0 has no RTMR."""
+        if in_bank:
+            self.bank.extend(pcr, digest)
         if mr_index := mr_index_of_pcr(pcr):
-            event = PredictedEvent(mr_index - 1, kind, both[0], name, why, logged, alternatives, text)
-            self.events.append(event)
+            self.events.append(PredictedEvent(mr_index - 1, kind, digest, name, why, logged, alternatives, text))
+
+
+def image_digest(image: bytes) -> bytes:
+    """Authenticode digest (SHA-384) of an EFI application.
+
+    Raises:
+        WireError: no PE image.
+    """
+    return authenticode(image, "sha384")[0]

@@ -17,7 +17,7 @@ from tdxstack.vm.firmware_facts import facts_of, needs_smm
 from tdxstack.vm.qemu import argv
 from tdxstack.vm.qemu.launch import Launch
 from tdxstack.vm.record import TdRecord
-from tdxstack.vm.spec import Boot, TdSpec, Via
+from tdxstack.vm.spec import Boot, Ima, TdSpec, Via
 from tdxstack.vm.state import ACTIVE
 
 #: What the software platform's session adds to the argument list, as far as the firmware sees it.
@@ -96,6 +96,7 @@ def expect(
                 profile=profile or platform,
                 mrtd_order=order,
                 disk=boot_disk,
+                ima=spec.ima is not Ima.OFF,
             )
         )
 

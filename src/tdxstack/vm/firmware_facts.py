@@ -12,7 +12,7 @@ from tdxstack.measure.firmware import FirmwareFacts, inspect
 from tdxstack.system import files, paths
 
 #: Goes up when :func:`tdxstack.measure.firmware.inspect` finds other things.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 def facts_of(firmware: bytes, *, cache: bool = True) -> FirmwareFacts:
@@ -28,7 +28,7 @@ def facts_of(firmware: bytes, *, cache: bool = True) -> FirmwareFacts:
     if cache:
         files.private_directory(path.parent)
         members = asdict(facts)
-        members["loaded_volumes"] = [[long.hex(), short.hex()] for long, short in facts.loaded_volumes]
+        members["loaded_volumes"] = [digest.hex() for digest in facts.loaded_volumes]
         files.write_atomic(path, json.dumps(members))
     return facts
 
@@ -46,9 +46,9 @@ def needs_smm(firmware: Path | None) -> bool:
 def _load(path: Path) -> FirmwareFacts | None:
     try:
         members = json.loads(path.read_text())
-        pairs = tuple((bytes.fromhex(long), bytes.fromhex(short)) for long, short in members.pop("loaded_volumes"))
+        volumes = tuple(bytes.fromhex(digest) for digest in members.pop("loaded_volumes"))
         if set(members) != {field.name for field in fields(FirmwareFacts)} - {"loaded_volumes"}:
             return None
-        return FirmwareFacts(loaded_volumes=pairs, **members)
+        return FirmwareFacts(loaded_volumes=volumes, **members)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -161,9 +161,19 @@ def test_an_extension_that_is_in_no_log(boot: Boot) -> None:
     assert "event log" in failed(boot.attest(replace(boot.evidence, ccel=short)))
 
 
-def test_an_ima_list_carries_rtmr2_on(boot: Boot) -> None:
+@pytest.mark.parametrize("told", [False, True])
+def test_an_ima_list_carries_rtmr2_on(boot: Boot, told: bool) -> None:
+    """Whether the prediction was told of IMA, so that it leaves RTMR2 open, or not."""
     data = ima_list("boot_aggregate", "/bin/sh", "/bin/later")
-    attestation = with_ima(boot, 2, data).attest()
+    measured = with_ima(boot, 2, data)
+    entries = PredictedEvent(2, SEPARATOR, None, "IMA entries", "unknown", logged=False)
+    first, second, _, fourth = boot.expected.rtmr
+    rtmr, reasons = (first, second, None, fourth), (None, None, "unknown", None)
+    more = replace(boot.expected, rtmr=rtmr, reasons=reasons, events=(*boot.expected.events, entries))
+    attestation = measured.attest(expected=more if told else None)
+    assert measured.attest(expected=replace(more, events=more.events[1:])).verdict is Verdict.ACCEPTED
+    wrong = replace(more, events=(*more.events[:2], *more.events[3:]))
+    assert measured.attest(expected=wrong).verdict is Verdict.REJECTED
     assert attestation.verdict is Verdict.ACCEPTED, attestation.reasons()
     (step,) = [step for step in attestation.measured.steps if step.name == "IMA list"]
     assert step.detail == "RTMR2 covers 2 of 3 entries"

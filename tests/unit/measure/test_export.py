@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from tdxstack.errors import UsageError
-from tdxstack.measure.export import prediction_from_members, prediction_members, reference_values
+from tdxstack.measure.export import event_settings, prediction_from_members, prediction_members, reference_values
 from tdxstack.measure.prediction import PredictedEvent, Prediction
 from tdxstack.wire.tcg import EventType
 
@@ -29,6 +30,24 @@ def test_what_is_written_is_read() -> None:
 
 def test_unknown_registers_are_no_reference_values() -> None:
     assert set(reference_values(PREDICTION)) == {"mr_td", "rtmr_1", "rtmr_2", "rtmr_3"}
+
+
+def test_what_a_policy_asks_of_the_log_where_ima_extends_rtmr2() -> None:
+    tag, ipl = EventType.EV_EVENT_TAG, EventType.EV_IPL
+    boot = (
+        PredictedEvent(2, ipl, b"g" * 48, "kernel_cmdline: /vmlinuz ro", "why"),
+        PredictedEvent(2, tag, b"c" * 48, "command line", "why", text="BOOT_IMAGE=/vmlinuz ro"),
+        PredictedEvent(2, tag, b"i" * 48, "initrd", "why"),
+    )
+    ima = PredictedEvent(2, tag, None, "IMA entries", "unknown", logged=False)
+    assert event_settings(replace(PREDICTION, events=boot)) == {}
+    assert event_settings(replace(PREDICTION, events=(*boot, ima))) == {
+        "require_log": True,
+        "command_lines": ["BOOT_IMAGE=/vmlinuz ro", "/vmlinuz ro"],
+        "initrds": [(b"i" * 48).hex()],
+    }
+    unknown = replace(boot[2], digest=None)
+    assert event_settings(replace(PREDICTION, events=(*boot[:2], unknown, ima))) == {}
 
 
 @pytest.mark.parametrize(

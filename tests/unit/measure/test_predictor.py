@@ -13,7 +13,7 @@ import pytest
 from firmware_file import firmware_file, layout_4m
 from recorded_boot import BOOT, CMDLINE, FIRMWARE, GIB, inputs, recorded_blobs, recorded_facts
 from tdxstack.errors import UsageError
-from tdxstack.measure import FirmwareBlobs, ImaSettings, Prediction, diff, mrtd, predict, replay
+from tdxstack.measure import FirmwareBlobs, Prediction, diff, mrtd, predict, replay
 from tdxstack.measure.difference import explain_change
 from tdxstack.measure.firmware import PROFILES
 from tdxstack.measure.launch import launch_events
@@ -21,6 +21,7 @@ from tdxstack.measure.prediction import PredictedEvent
 from tdxstack.measure.replay import replay_tpm
 from tdxstack.vm.marker_kernel import marker_kernel
 from tdxstack.wire.efi.variable import GLOBAL_VARIABLE, VariableData, load_option
+from tdxstack.wire.ima import read_list
 from tdxstack.wire.tcg import Algorithm, Digest, Event, EventLog, EventType, SpecIdEvent, cc_log_of_tpm_log
 
 
@@ -59,17 +60,35 @@ def test_rtmr0_is_the_boots() -> None:
 
 
 def test_boot_aggregate_follows_from_the_pcrs() -> None:
-    """IMA's own list of the boot holds the aggregate of the PCRs that its TPM log leads to."""
-    from tdxstack.measure.pcr import PcrBank, boot_aggregate_template
+    """The prediction's own PCRs 0..9 are those that the TPM's log of the boot leads to, but for kernel and initrd."""
+    from tdxstack.measure.pcr import BOOT_AGGREGATE, PcrBank, boot_aggregate_template
 
     tpm = EventLog.from_bytes((BOOT / "tpmlog").read_bytes())
-    bank = PcrBank(dict(replay_tpm(tpm, Algorithm.SHA256)))
-    aggregate = bank.boot_aggregate()
-    assert aggregate is not None
-    assert aggregate in (BOOT / "ima.bin").read_bytes()
-    template = boot_aggregate_template(aggregate, ImaSettings())
-    assert template is not None
-    assert template in (BOOT / "ima.bin").read_bytes()
+    bank = PcrBank(dict(replay_tpm(tpm, Algorithm.SHA384)))
+    pcrs = b"".join(bank.values.get(pcr) or bytes(48) for pcr in range(10))
+    assert bank.boot_aggregate() == hashlib.sha384(pcrs).digest()
+    bank.extend(3, None)
+    assert bank.boot_aggregate() is None
+    # The fields are those of the kernel's own entry, whose digest is of another length.
+    (entry, *_) = read_list((BOOT / "ima.bin").read_bytes())
+    aggregate = bytes.fromhex(entry.file_digest.partition(":")[2])
+    theirs = entry.template_data.replace(b"sha256", b"sha384").replace(aggregate, bytes(48))
+    assert boot_aggregate_template(bytes(48)) == struct.pack("<I", 8 + 48) + theirs[4:]
+    assert BOOT_AGGREGATE in theirs
+
+
+def test_with_ima_rtmr2_is_not_known_but_how_it_begins() -> None:
+    with_ima = predict(inputs(ima=True))
+    *boot, aggregate, entries = with_ima.of_register(2)
+    assert [event.digest for event in boot] == [event.digest for event in predict(inputs()).of_register(2)]
+    assert (aggregate.name, aggregate.logged, entries.digest) == ("IMA boot_aggregate", False, None)
+    assert aggregate.digest is not None
+    assert with_ima.rtmr[2] is None
+    assert "eventlog replay --ima" in str(with_ima.reasons[2])
+    unknown = predict(inputs(blobs=None, ima=True)).of_register(2)
+    assert unknown[-2].digest is None, "IMA's first entry is computed from PCR 1"
+    on_hardware = predict(inputs(ima=True, profile="tdx")).of_register(2)
+    assert on_hardware[-2].why == "unknown without a TPM"
 
 
 def test_a_boot_as_predicted_has_no_difference() -> None:
@@ -185,7 +204,6 @@ def test_what_is_not_known_is_said() -> None:
     assert "ACPI" in prediction.reasons[0]
     assert prediction.rtmr[1] is not None
     assert prediction.rtmr[2] is not None
-    assert predict(inputs(blobs=None, ima=ImaSettings())).rtmr[2] is None, "IMA's first entry is computed from PCR 1"
     assert diff(prediction, log_of(predict(inputs()))) is not None
 
 

@@ -119,13 +119,13 @@ def run_replay(args: argparse.Namespace) -> ExitCode:
     quoted = _quoted(args)
     ima = _ima(args, loaded, quoted)
     result = replay(loaded.log, ima.extends if ima else ())
-    untrue = [*false_descriptions(loaded.log.events), *loaded.problems, *(ima.problems if ima else ())]
+    untrue = [*false_descriptions(loaded.original.events), *loaded.problems, *(ima.problems if ima else ())]
     matches = None if quoted is None else [mine == theirs for mine, theirs in zip(result.rtmr, quoted, strict=True)]
     body = output.document(
         "eventlog-replay",
         {
             "format": loaded.format.value,
-            "events": len(loaded.log.events),
+            "events": len(loaded.original.events),
             "rtmr": [value.hex() for value in result.rtmr],
             "quoted": None if quoted is None else [value.hex() for value in quoted],
             "matches": matches,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import output
 from tdxstack.cli.firmware_names import firmware_path
+from tdxstack.cli.sizes import memory_size
 from tdxstack.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -153,7 +154,6 @@ def _spec(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
     """
     import dataclasses
 
-    from tdxstack.vm.settings import read_size
     from tdxstack.vm.spec import Boot, TdSpec
 
     disk = None
@@ -180,7 +180,7 @@ def _spec(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
         changes["image"], disk = _image(args.image), None
         changes["boot"] = Boot.DIRECT if args.kernel else Boot.GRUB
     if args.memory:
-        changes["memory"] = read_size(args.memory)
+        changes["memory"] = memory_size(args.memory)
     if args.no_disk:
         changes["image"] = None
     if args.device:

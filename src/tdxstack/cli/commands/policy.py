@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from tdxstack.cli import evidence, output
 from tdxstack.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from tdxstack.measure import Prediction
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -80,32 +84,37 @@ def run_explain(args: argparse.Namespace) -> ExitCode:
 
 def run_from_prediction(args: argparse.Namespace) -> ExitCode:
     """``policy from-prediction``."""
-    from tdxstack.dcap.policy import pinned
     from tdxstack.measure.export import prediction_from_members
 
     try:
         members = json.loads(evidence.read_bytes(args.prediction, "prediction"))
     except (ValueError, RecursionError):
         raise UsageError(f"{args.prediction}: not JSON", hint="tdxctl measure predict --json") from None
-    prediction = prediction_from_members(members)
-    rtmrs = [None if value is None else value.hex() for value in prediction.rtmr]
-    output.raw(pinned("from-prediction", prediction.mrtd.hex(), rtmrs).to_toml().encode())
-    return ExitCode.DONE
+    return _pin("from-prediction", prediction_from_members(members))
 
 
 def run_from_td(args: argparse.Namespace) -> ExitCode:
     """``policy from-td``: predicted from the TD's files, not asked of the TD."""
-    from tdxstack.dcap.policy import pinned
     from tdxstack.vm.expect import expect, started_argv
     from tdxstack.vm.record import observe
 
     record = observe(args.td)
-    prediction = expect(record.spec, machine=started_argv(record))
+    return _pin(args.td, expect(record.spec, machine=started_argv(record)))
+
+
+def _pin(name: str, prediction: Prediction) -> ExitCode:
+    """Print the policy; what no register can say goes into its ``[events]``, or is told to be missing."""
+    from tdxstack.dcap.policy import pinned
+    from tdxstack.measure.export import event_settings
+
+    events = event_settings(prediction)
+    for index, reason in enumerate(prediction.reasons):
+        if prediction.rtmr[index] is None:
+            output.say(f"RTMR{index} is not in the policy: {reason}")
+    if events:
+        output.say("in place of RTMR2 the policy asks for an event log, which has to show command line and initrd")
     rtmrs = [None if value is None else value.hex() for value in prediction.rtmr]
-    for index, value in enumerate(rtmrs):
-        if value is None:
-            output.say(f"RTMR{index} is not in the policy: {prediction.reasons[index]}")
-    output.raw(pinned(args.td, prediction.mrtd.hex(), rtmrs).to_toml().encode())
+    output.raw(pinned(name, prediction.mrtd.hex(), rtmrs, events).to_toml().encode())
     return ExitCode.DONE
 
 

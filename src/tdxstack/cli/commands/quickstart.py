@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tdxstack.cli import output
 from tdxstack.cli.firmware_names import firmware_path
-from tdxstack.errors import ExitCode, UsageError
+from tdxstack.cli.sizes import memory_size
+from tdxstack.errors import ExitCode
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         initrd=_absolute(args.initrd),
         cmdline=args.cmdline,
         append=args.append,
-        memory=_size(args.memory),
+        memory=memory_size(args.memory),
         vcpus=args.vcpus,
         keep=args.keep,
         expected=read_expectation(args.expect) if args.expect else None,
@@ -68,12 +69,3 @@ def run(args: argparse.Namespace) -> ExitCode:
 
 def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
-
-
-def _size(text: str) -> int:
-    from tdxstack.vm.settings import read_size
-
-    try:
-        return read_size(text)
-    except ValueError as fault:
-        raise UsageError(f"--memory: {fault}") from None
