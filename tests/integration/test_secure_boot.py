@@ -226,9 +226,8 @@ def test_ima_extends_sha384_into_the_tpm_and_rtmr2(direct: Booted) -> None:
     mine = [one for one in direct.predicted["events"] if one["rtmr"] == 2]
     begin = fold(bytes.fromhex(one["digest"]) for one in mine if one["logged"])
     assert replay["quoted"][2] == fold(map(bytes.fromhex, computed), begin).hex()
-    # IMA's first entry is predicted; that the others cannot be is said, not guessed
+    # what IMA extends is said to be unknown, not guessed
     assert direct.predicted["rtmr"][2] is None
-    assert [one["digest"] for one in mine if not one["logged"]] == [computed[0], None]
 
 
 @pytest.mark.parametrize("change", ["name", "digest", "dropped", "swapped"])

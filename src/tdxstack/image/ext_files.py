@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.errors import SystemFault
+from tdxstack.image.mkosi_config import SOURCE_DATE_EPOCH
 from tdxstack.system.process import run
 from tdxstack.wire.block import ReadAt
 
@@ -65,7 +66,9 @@ def replace(disk: Path, offset: int, path: str, data: bytes) -> None:
     with tempfile.TemporaryDirectory(prefix="tdxstack-ext-") as scratch:
         source, script = Path(scratch) / "file", Path(scratch) / "commands"
         source.write_bytes(data)
-        commands = [f"cd {_plain(folder or '/')}", f"rm {_plain(name)}", f"write {source} {name}"]
+        # At a time of its own, so that the same file leaves the same bytes.
+        commands = [f"set_current_time @{SOURCE_DATE_EPOCH}", f"cd {_plain(folder or '/')}"]
+        commands += [f"rm {_plain(name)}", f"write {source} {name}"]
         for field, value in (("mode", f"0{before.mode:o}"), ("uid", before.uid), ("gid", before.gid)):
             commands.append(f"set_inode_field {name} {field} {value}")
         script.write_text("\n".join(commands) + "\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.errors import ProcessFailed, UsageError, WireError
+from tdxstack.image.signing_time import with_certificates_time
 from tdxstack.system.process import run
 from tdxstack.wire.pe import PeImage
 
@@ -54,7 +55,7 @@ class Signer:
             return run(argv, timeout=SECONDS, check=False).returncode == 0
 
     def sign(self, image: bytes) -> bytes:
-        """The image with a signature of ours; signatures of others stay.
+        """The image with a signature of ours, the same each time; signatures of others stay.
 
         Raises:
             UsageError: sbsign does not take the image or the key.
@@ -65,10 +66,11 @@ class Signer:
             words = ["--key", str(self.key), "--cert", str(self.certificate), "--output", str(target)]
             try:
                 run(["sbsign", *words, str(source)], timeout=SECONDS)
-                return target.read_bytes()
+                signed = target.read_bytes()
             except ProcessFailed as failed:
                 said = failed.output.strip().splitlines()
                 raise UsageError(f"sbsign refused: {said[-1] if said else 'no reason given'}") from None
+        return with_certificates_time(signed, self.key.read_bytes(), self.certificate.read_bytes())
 
 
 def _holds(image: bytes, certificate: bytes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import efi_disk
 from tdxstack.errors import PlatformMissing, SystemFault, UsageError
 from tdxstack.firmware.keys import new_keys
-from tdxstack.image import disk_files, ext_files, signing
+from tdxstack.image import disk_files, ext_files, signing, signing_time
 from tdxstack.image.efi_programs import program_kind
 from tdxstack.image.signer import Signer
 from tdxstack.vm.marker_kernel import marker_kernel
@@ -93,6 +94,30 @@ def test_a_signature_of_somebody_elses_does_not_count(signer: Signer, tmp_path: 
     assert other.has_signed(twice)
     assert not signer.has_signed(twice)
     assert signer.has_signed(signer.sign(twice))
+
+
+def test_the_same_image_and_key_give_the_same_bytes(disk: Path, signer: Signer, tmp_path: Path) -> None:
+    """Whenever it is done: GRUB measures a kernel with its signature. The checksum is the one that sbsign would write."""
+    first, second = signer.sign(PROGRAM), tmp_path / "second.raw"
+    signing.sign_disk(disk, tmp_path / "first.raw", signer, quiet)
+    argv = ["--key", str(signer.key), "--cert", str(signer.certificate), "--output", str(tmp_path / "plain")]
+    (tmp_path / "program").write_bytes(PROGRAM)
+    time.sleep(1.1)
+    subprocess.run(["sbsign", *argv, str(tmp_path / "program")], check=True, timeout=60, capture_output=True)
+    plain = (tmp_path / "plain").read_bytes()
+    assert plain != first
+    assert signing_time._with_checksum(bytearray(plain)) == plain
+    assert signer.sign(PROGRAM) == first
+    signing.sign_disk(disk, second, signer, quiet)
+    assert hashlib.sha256(second.read_bytes()).digest() == hashlib.sha256((tmp_path / "first.raw").read_bytes()).digest()
+
+
+def test_what_is_not_signed_so_stays_as_it_is(signer: Signer, tmp_path: Path) -> None:
+    new_keys(tmp_path / "k", "Other", now=datetime.datetime.now(datetime.UTC))
+    other = (tmp_path / "k/db.key").read_bytes(), (tmp_path / "k/db.pem").read_bytes()
+    signed = signer.sign(PROGRAM)
+    for image in (PROGRAM, signed, signed[:-600], b"MZ" + bytes(600)):
+        assert signing_time.with_certificates_time(image, *other) == image
 
 
 def test_qcow2_stays_qcow2(disk: Path, signer: Signer, tmp_path: Path) -> None:
