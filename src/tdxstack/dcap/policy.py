@@ -109,9 +109,7 @@ class Policy:
         return document
 
 
-def pinned(
-    name: str, mr_td: str, rtmrs: Sequence[str | None], events: Mapping[str, object] | None = None
-) -> Policy:
+def pinned(name: str, mr_td: str, rtmrs: Sequence[str | None], events: Mapping[str, object] | None = None) -> Policy:
     """The strict policy with measurements in hexadecimal: MRTD, and the RTMRs that are known. Raises UsageError.
 
     Args:

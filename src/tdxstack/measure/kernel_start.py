@@ -86,5 +86,7 @@ def _ima(trace: Trace, tpm: bool) -> None:
     if template is None:
         why = "unknown because a PCR that it is computed from is unknown" if tpm else "unknown without a TPM"
     trace.add(10, kind, template, "IMA boot_aggregate", why, logged=False)
-    why = "unknown because IMA extends RTMR2 by what the guest runs; its list leads on from here: eventlog replay --ima"
+    why = (
+        "unknown because IMA extends RTMR2 by what the guest runs; its list leads on from here: eventlog replay --ima"
+    )
     trace.add(10, kind, None, IMA_ENTRIES, why, logged=False)

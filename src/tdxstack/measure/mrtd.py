@@ -19,6 +19,9 @@ from enum import Enum
 from tdxstack.wire.tdvf import PAGE, Section, SectionType, TdvfMetadata
 
 CHUNK = 256
+_ZEROS = bytes(CHUNK)
+#: Memory whose pages are added in one go.
+_BATCH = 64 << 20
 _ADD = struct.Struct("<16sQ104x")
 
 
@@ -46,10 +49,11 @@ def mrtd(firmware: bytes, order: MrtdOrder = MrtdOrder.SINGLE_PASS, metadata: Td
     for section in (metadata or TdvfMetadata.from_bytes(firmware)).sections:
         # PAGE.AUG sections are not added by TDH.MEM.PAGE.ADD in the specification; KVM acts on MR.EXTEND alone.
         if order is MrtdOrder.TWO_PASS or not section.measured:
-            digest.update(b"".join(_add(gpa) for gpa in _pages(section)))
+            for start in range(section.gpa, section.gpa + section.memory_size, _BATCH):
+                end = min(start + _BATCH, section.gpa + section.memory_size)
+                digest.update(b"".join(_add(gpa) for gpa in range(start, end, PAGE)))
         if section.measured:
-            content = section.content(firmware).ljust(section.memory_size, b"\0")
-            _extend(digest, section, content, add=order is MrtdOrder.SINGLE_PASS)
+            _extend(digest, section, section.content(firmware), add=order is MrtdOrder.SINGLE_PASS)
     return digest.digest()
 
 
@@ -60,20 +64,17 @@ def configuration_volume(firmware: bytes, metadata: TdvfMetadata | None = None) 
     return None
 
 
-def _pages(section: Section) -> range:
-    return range(section.gpa, section.gpa + section.memory_size, PAGE)
-
-
 def _add(gpa: int) -> bytes:
     return _ADD.pack(b"MEM.PAGE.ADD", gpa)
 
 
 def _extend(digest: hashlib._Hash, section: Section, content: bytes, *, add: bool) -> None:
-    """Extend all pages of a section; each behind its TDH.MEM.PAGE.ADD if ``add``."""
+    """Extend all pages of a section, zeros behind its content; each behind its TDH.MEM.PAGE.ADD if ``add``."""
     pack = _ADD.pack
+    content = content.ljust(-(-len(content) // PAGE) * PAGE, b"\0")
     for page in range(0, section.memory_size, PAGE):
         parts: list[bytes] = [_add(section.gpa + page)] if add else []
         for chunk in range(page, page + PAGE, CHUNK):
             parts.append(pack(b"MR.EXTEND", section.gpa + chunk))
-            parts.append(content[chunk : chunk + CHUNK])
+            parts.append(content[chunk : chunk + CHUNK] or _ZEROS)
         digest.update(b"".join(parts))

@@ -109,7 +109,7 @@ def _firmware_start(trace: Trace, inputs: PredictionInputs, facts: FirmwareFacts
         trace.add(0, EventType.EV_S_CRTM_VERSION, version, "firmware version", "version string in the firmware")
         for volume in facts.loaded_volumes:
             name, why = "firmware volume", "decompressed volume of the firmware file"
-            # A firmware with SMM writes into its volumes before it measures them.
+            # PCR 0 of a firmware with SMM was seen to be another on a real boot.
             known = volume if profile.volumes_as_in_file and not facts.needs_smm else None
             trace.add_digest(0, EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB, known, name, why)
     if profile.fw_cfg:

@@ -25,6 +25,7 @@ PAGE = 4096
 MAX_SECTIONS = 64
 MAX_FIRMWARE = 256 << 20
 MAX_MEMORY = 1 << 32
+MAX_MEASURED = 1 << 29
 
 _FOOTER_FROM_END = 48
 _ENTRY_TAIL = 18
@@ -200,6 +201,10 @@ def _check_whole(sections: tuple[Section, ...], at: int) -> None:
         raise WireError("TDVF", "TD_HOB", at, f"{kinds.count(SectionType.TD_HOB)} sections, exactly 1 needed")
     if SectionType.BFV not in kinds:
         raise WireError("TDVF", "BFV", at, "no boot firmware volume")
+    for limit, counted in ((MAX_MEMORY, sections), (MAX_MEASURED, [one for one in sections if one.measured])):
+        total = sum(section.memory_size for section in counted)
+        if total > limit:
+            raise WireError("TDVF", "MemoryDataSize", at, f"sections of 0x{total:x} bytes, more than 0x{limit:x}")
     end, before = 0, ""
     for section in sorted(sections, key=lambda item: item.gpa):
         if section.gpa < end:

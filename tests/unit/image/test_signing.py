@@ -109,7 +109,9 @@ def test_the_same_image_and_key_give_the_same_bytes(disk: Path, signer: Signer, 
     assert signing_time._with_checksum(bytearray(plain)) == plain
     assert signer.sign(PROGRAM) == first
     signing.sign_disk(disk, second, signer, quiet)
-    assert hashlib.sha256(second.read_bytes()).digest() == hashlib.sha256((tmp_path / "first.raw").read_bytes()).digest()
+    assert (
+        hashlib.sha256(second.read_bytes()).digest() == hashlib.sha256((tmp_path / "first.raw").read_bytes()).digest()
+    )
 
 
 def test_what_is_not_signed_so_stays_as_it_is(signer: Signer, tmp_path: Path) -> None:

@@ -30,6 +30,38 @@ def test_formats_are_told_apart(vectors: Path) -> None:
     assert load((folder / "dstack" / "quote-report.json").read_bytes()).format is LogFormat.DSTACK
 
 
+def event(index: int, kind: int, *algorithms: int) -> Event:
+    sizes = {Algorithm.SHA256: 32, Algorithm.SHA384: 48}
+    return Event(index, kind, tuple(Digest(one, bytes(sizes[Algorithm(one)])) for one in algorithms), b"")
+
+
+@pytest.mark.parametrize(
+    ("header", "algorithms", "indexes", "form"),
+    [
+        (1, (12,), (1, 4, 5), LogFormat.CC),
+        (0, (12,), (1, 4, 5), LogFormat.CC),
+        (0, (12,), (0, 1), LogFormat.CC),
+        (0, (11, 12), (1, 4), LogFormat.CC),
+        (0, (11, 12), (0, 1), LogFormat.TPM),
+        (0, (11, 12), (1, 7), LogFormat.TPM),
+    ],
+)
+def test_an_index_that_is_wrong_makes_no_tpm_log(
+    header: int, algorithms: tuple[int, ...], indexes: tuple[int, ...], form: LogFormat
+) -> None:
+    spec = SpecIdEvent(tuple((one, {11: 32, 12: 48}[one]) for one in algorithms), index=header)
+    events = tuple(event(index, EventType.EV_SEPARATOR, *algorithms) for index in indexes)
+    loaded = load(EventLog(spec, events).to_bytes())
+    assert loaded.format is form
+    wrong = [index for index in indexes if form is LogFormat.CC and not 1 <= index <= 4]
+    assert len(replay(loaded.log).problems) == len(wrong)
+
+
+def test_a_tpm_log_of_one_bank_starts_with_the_firmware_itself() -> None:
+    events = (event(0, EventType.EV_S_CRTM_VERSION, 12), event(7, EventType.EV_SEPARATOR, 12))
+    assert load(EventLog(SpecIdEvent(index=0), events).to_bytes()).format is LogFormat.TPM
+
+
 def test_dstack_log_replays_to_its_quote(vectors: Path) -> None:
     report = dstack(vectors)
     loaded = load(json.dumps(report).encode())

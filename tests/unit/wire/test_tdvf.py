@@ -57,6 +57,7 @@ def test_the_installed_firmware() -> None:
         (with_section(0, memory_size=0x1000), "MemoryDataSize"),
         (with_section(0, gpa=0xFFFFFFFFFFFFF000), "MemoryDataSize"),
         (with_section(2, memory_size=1 << 40), "MemoryDataSize"),
+        (with_section(0, gpa=1 << 32, memory_size=1 << 30), "MemoryDataSize"),
         (with_section(2, raw_size=16), "RawDataSize"),
         (with_section(1, raw_size=0), "RawDataSize"),
         (with_section(0, type=SectionType.TEMP_MEM, raw_size=0), "BFV"),
@@ -67,7 +68,7 @@ def test_the_installed_firmware() -> None:
         (firmware_file(PLAIN, count=0), "NumberOfSectionEntry"),
         (firmware_file(PLAIN, count=1 << 31), "NumberOfSectionEntry"),
     ],
-    ids=range(18),
+    ids=range(19),
 )
 def test_faults_are_refused_and_named(file: bytes, field: str) -> None:
     with pytest.raises(WireError) as caught:

@@ -54,6 +54,12 @@ def test_a_split_code_file_fails_with_the_way_out(
     assert "single-file OVMF.fd" in captured.err
 
 
+@pytest.mark.parametrize("size", ["2X", "0", "1", "-1G", "1000000"])
+def test_what_is_no_memory(firmware: Path, size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", "predict", "--firmware", str(firmware), f"--memory={size}", "--json"]) == 2
+    assert "--memory" in document(capsys)["message"]
+
+
 @pytest.fixture
 def predict_argv(firmware: Path, tmp_path: Path) -> list[str]:
     files = json.loads(gzip.decompress((BOOT / "blobs.json.gz").read_bytes()))
