@@ -1,9 +1,10 @@
 """A signature that depends on image and key alone: the time in it is the certificate's, not that of the signing.
 
-sbsign writes the time of day into each signature, and GRUB measures a kernel as a whole file: without this, RTMR2 would
-be another after each signing. Firmware looks at no time.
+sbsign writes the time of day into each signature, and GRUB measures a kernel as a whole file: without this, RTMR2
+would be another after each signing. Firmware looks at no time.
 
-Source: PKCS #7 (RFC 2315), section 9.2; PKCS #9 (RFC 2985), signingTime; PE/COFF, section "Attribute Certificate Table".
+Source: PKCS #7 (RFC 2315), section 9.2; PKCS #9 (RFC 2985), signingTime; PE/COFF, section "Attribute Certificate
+Table".
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from tdxstack.measure.mrtd import MrtdOrder
 from tdxstack.measure.rtmr import COUNT, fold
 from tdxstack.wire.efi.varstore import Variable
 
-
 #: RTMR0..3, and why one of them is not known.
 Registers = tuple[bytes | None, bytes | None, bytes | None, bytes | None]
 Reasons = tuple[str | None, str | None, str | None, str | None]

@@ -30,7 +30,7 @@ def test_formats_are_told_apart(vectors: Path) -> None:
     assert load((folder / "dstack" / "quote-report.json").read_bytes()).format is LogFormat.DSTACK
 
 
-def event(index: int, kind: int, *algorithms: int) -> Event:
+def empty_event(index: int, kind: int, *algorithms: int) -> Event:
     sizes = {Algorithm.SHA256: 32, Algorithm.SHA384: 48}
     return Event(index, kind, tuple(Digest(one, bytes(sizes[Algorithm(one)])) for one in algorithms), b"")
 
@@ -50,7 +50,7 @@ def test_an_index_that_is_wrong_makes_no_tpm_log(
     header: int, algorithms: tuple[int, ...], indexes: tuple[int, ...], form: LogFormat
 ) -> None:
     spec = SpecIdEvent(tuple((one, {11: 32, 12: 48}[one]) for one in algorithms), index=header)
-    events = tuple(event(index, EventType.EV_SEPARATOR, *algorithms) for index in indexes)
+    events = tuple(empty_event(index, EventType.EV_SEPARATOR, *algorithms) for index in indexes)
     loaded = load(EventLog(spec, events).to_bytes())
     assert loaded.format is form
     wrong = [index for index in indexes if form is LogFormat.CC and not 1 <= index <= 4]
@@ -58,7 +58,7 @@ def test_an_index_that_is_wrong_makes_no_tpm_log(
 
 
 def test_a_tpm_log_of_one_bank_starts_with_the_firmware_itself() -> None:
-    events = (event(0, EventType.EV_S_CRTM_VERSION, 12), event(7, EventType.EV_SEPARATOR, 12))
+    events = (empty_event(0, EventType.EV_S_CRTM_VERSION, 12), empty_event(7, EventType.EV_SEPARATOR, 12))
     assert load(EventLog(SpecIdEvent(index=0), events).to_bytes()).format is LogFormat.TPM
 
 
