@@ -21,6 +21,8 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 QUICKSTART_SECONDS = 900
+BUILD_SECONDS = 900.0
+RECIPE = "debian-13"
 
 
 @dataclass(frozen=True)
@@ -92,3 +94,12 @@ def quickstart(tdxctl: Tdxctl) -> Any:
     if document := os.environ.get("TDXSTACK_TEST_DOCUMENT"):
         return json.loads(Path(document).read_text())
     return tdxctl.json("quickstart", "--keep", timeout=QUICKSTART_SECONDS)
+
+
+def image_with(tdxctl: Tdxctl, boot: str) -> dict[str, Any]:
+    """An image of ours with that boot layout: one of the home, or a new one."""
+    known = [one for one in tdxctl.json("image", "list")["images"] if (one["recipe"], one["boot"]) == (RECIPE, boot)]
+    built: dict[str, Any] = (
+        known[-1] if known else tdxctl.json("image", "build", "--boot", boot, timeout=BUILD_SECONDS)
+    )
+    return built

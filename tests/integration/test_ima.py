@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from integration.conftest import Tdxctl
+from integration.conftest import Tdxctl, image_with
 from tdxstack.wire.ima import ImaEntry, read_list
 
 pytestmark = pytest.mark.integration
 NAME = "watched"
-IMAGE = "debian-13"
 #: Rules of one's own: only what is made executable here.
 RULES = "measure func=BPRM_CHECK mask=MAY_EXEC fowner=1234"
 SCRIPT = "cp /usr/bin/true /root/{0} && chown 1234 /root/{0} && /root/{0}"
@@ -23,7 +22,8 @@ class Watched:
 
     def __init__(self, tdxctl: Tdxctl) -> None:
         self.tdxctl = tdxctl
-        tdxctl.ok("td", "create", NAME, "--image", IMAGE, "--memory", "1G", "--ima", "tcb")
+        image = image_with(tdxctl, "direct")["name"]
+        tdxctl.ok("td", "create", NAME, "--image", image, "--memory", "1G", "--ima", "tcb")
         self.predicted = tdxctl.json("measure", "predict", "--td", NAME, timeout=300)
         self.policy = tdxctl.ok("policy", "from-td", NAME)
         tdxctl.ok("td", "start", NAME, "--wait", timeout=400)

@@ -12,7 +12,7 @@ import pytest
 
 import efi_disk
 import firmware_run
-from integration.conftest import Tdxctl
+from integration.conftest import BUILD_SECONDS, Tdxctl, image_with
 from tdxstack.image import disk_files
 from tdxstack.measure.rtmr import fold
 from tdxstack.vm.marker_kernel import marker_kernel
@@ -20,8 +20,6 @@ from tdxstack.wire.ima import read_list
 from tdxstack.wire.pe import authenticode
 
 pytestmark = [pytest.mark.integration, pytest.mark.network]
-RECIPE = "debian-13"
-BUILD_SECONDS = 900.0
 BOOT_SECONDS = 400.0
 GRUB_CONFIG = b"""
 if linux /unsigned; then echo accepted-unsigned; else echo refused-unsigned; fi
@@ -42,15 +40,6 @@ def unsigned(image: bytes) -> bytes:
     entry = optional + 112 + 8 * 4
     at, _ = struct.unpack_from("<II", image, entry)
     return image[:entry] + bytes(8) + image[entry + 8 : at or len(image)]
-
-
-def image_with(tdxctl: Tdxctl, boot: str) -> dict[str, Any]:
-    """An image of ours with that boot layout: one of the home, or a new one."""
-    known = [one for one in tdxctl.json("image", "list")["images"] if (one["recipe"], one["boot"]) == (RECIPE, boot)]
-    built: dict[str, Any] = (
-        known[-1] if known else tdxctl.json("image", "build", "--boot", boot, timeout=BUILD_SECONDS)
-    )
-    return built
 
 
 class Workshop:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tdxstack.errors import UsageError
 from tdxstack.vm.network import is_user
-from tdxstack.vm.spec import MIB, SYSTEM_URI, Boot, TdSpec, Via, VmType
+from tdxstack.vm.spec import MIB, SYSTEM_URI, Boot, Ima, TdSpec, Via, VmType
 
 MIN_MEMORY = 64 * MIB
 MAX_VCPUS = 4096
@@ -52,6 +52,9 @@ def _boot(spec: TdSpec) -> None:
             _refuse(spec, "image", "boot=uki needs a disk with a UKI, or a UKI file", "give --image or --kernel")
         if spec.initrd is not None:
             _refuse(spec, "initrd", "a UKI carries its own", "leave initrd out, or use boot=direct")
+    if spec.boot is not Boot.DIRECT and spec.ima not in (Ima.OFF, Ima.ON):
+        what = f"boot={spec.boot.value} takes the kernel's options from the image"
+        _refuse(spec, "ima", what, f"tdxctl image build --ima {spec.ima.value}, and ima=on")
 
 
 def _type(spec: TdSpec) -> None:

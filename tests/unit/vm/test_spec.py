@@ -13,7 +13,7 @@ from tdxstack.errors import UsageError
 from tdxstack.vm import spec_file
 from tdxstack.vm.network import PortForward
 from tdxstack.vm.settings import read_size, write_size
-from tdxstack.vm.spec import SETTINGS, Boot, TdSpec, VmType, json_schema
+from tdxstack.vm.spec import SETTINGS, Boot, Ima, TdSpec, VmType, json_schema
 from tdxstack.vm.spec_rules import check_files
 
 KERNEL = Path("/boot/vmlinuz")
@@ -118,6 +118,7 @@ def test_bad_values_name_the_setting(values: dict[str, Any], message: str) -> No
         ({"boot": Boot.GRUB, "kernel": None}, "needs a disk"),
         ({"boot": Boot.UKI, "kernel": None}, "needs a disk with a UKI"),
         ({"boot": Boot.UKI, "initrd": KERNEL}, "carries its own"),
+        ({"boot": Boot.UKI, "ima": Ima.TCB}, "from the image"),
         ({"type": VmType.EFI, "mrowner": b"\1" * 48}, "no meaning for type=efi"),
         ({"type": VmType.EFI, "quote": "vsock"}, "has no quotes"),
         ({"type": VmType.LEGACY, "boot": Boot.UKI}, "needs UEFI"),
