@@ -138,13 +138,22 @@ def test_what_enrolment_says(workshop: Workshop, tmp_path: Path) -> None:
 
 
 class Booted:
-    """A TD that one command prepared (``firmware secure-boot``), booted for real."""
+    """A TD that one command prepared (``firmware secure-boot``), booted for real.
 
-    def __init__(self, tdxctl: Tdxctl, folder: Path, image: str, *settings: str) -> None:
+    Args:
+        uki_by_qemu: QEMU hands over the unified kernel image that lies beside the disk.
+    """
+
+    def __init__(self, tdxctl: Tdxctl, folder: Path, image: str, *settings: str, uki_by_qemu: bool = False) -> None:
         self.tdxctl, self.folder, self.name = tdxctl, folder, f"sb-{folder.name[-8:]}"
         words = (image, "secure-boot", "--keys", str(folder / "keys"), "--output-dir", str(folder))
         self.prepared = tdxctl.json("firmware", "secure-boot", *words, timeout=BUILD_SECONDS)
         more = ("--firmware", self.prepared["firmware"], "--image", self.prepared["image"], "--memory", "1G")
+        if uki_by_qemu:
+            (signed,) = [
+                one for one in tdxctl.json("image", "list")["images"] if one["name"] == self.prepared["image"]
+            ]
+            more += ("--boot", "uki", "--kernel", str(Path(signed["path"]) / "uki.efi"))
         tdxctl.ok("td", "create", self.name, *more, *settings)
         self.predicted = tdxctl.json("measure", "predict", "--td", self.name, timeout=300)
         tdxctl.ok("td", "start", self.name, "--wait", timeout=BOOT_SECONDS)
@@ -237,10 +246,12 @@ def test_an_altered_ima_list_is_found(direct: Booted, change: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("boot", ["uki", "grub"])
-def test_signed_disks_boot_as_predicted(boot: str, tdxctl: Tdxctl, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize(("boot", "by_qemu"), [("uki", False), ("uki", True), ("grub", False)])
+def test_signed_images_boot_as_predicted(
+    boot: str, by_qemu: bool, tdxctl: Tdxctl, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     image = image_with(tdxctl, boot)["name"]
-    booted = Booted(tdxctl, tmp_path_factory.mktemp(boot), image)
+    booted = Booted(tdxctl, tmp_path_factory.mktemp(boot), image, uki_by_qemu=by_qemu)
     try:
         assert "Secure boot enabled" in booted.read("dmesg")
         replay = booted.replayed()
