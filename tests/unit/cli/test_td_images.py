@@ -10,6 +10,7 @@ from tdxstack.errors import UsageError
 from tdxstack.image import store
 
 IMAGE = SimpleNamespace(
+    name="debian-13",
     disk=Path("/i/disk.raw"),
     kernel=Path("/i/k"),
     initrd=Path("/i/r"),
@@ -46,7 +47,13 @@ def test_what_was_given_stands() -> None:
     assert resolve({"image": "debian-13", "cmdline": "mine"})["cmdline"] == "mine"
     own = resolve({"image": "debian-13", "kernel": "/my/kernel"})
     assert "initrd" not in own
-    assert "kernel" not in resolve({"image": "debian-13", "boot": "uki"})
+    assert resolve({"image": "debian-13", "boot": "uki", "kernel": "/my/uki"})["kernel"] == "/my/uki"
+
+
+@pytest.mark.parametrize("boot", ["uki", "grub"])
+def test_an_image_without_a_boot_loader(boot: str) -> None:
+    with pytest.raises(UsageError, match="nothing on its disk that boots"):
+        resolve({"image": "debian-13", "boot": boot})
 
 
 def test_paths_stay_paths(tmp_path: Path) -> None:

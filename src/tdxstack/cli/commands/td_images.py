@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tdxstack.cli.firmware_names import firmware_path
+from tdxstack.errors import UsageError
 
 
 def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
     image's kernel, initrd and command line, unless they were given.
 
     Raises:
-        UsageError: there is no image of that name.
+        UsageError: there is no image of that name, or nothing on its disk boots.
         NetworkFault: the firmware cannot be downloaded.
     """
     if isinstance(values.get("firmware"), str):
@@ -32,6 +33,11 @@ def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
     filled.setdefault("boot", image.boot)
     if image.manifest.get("ima"):
         filled.setdefault("ima", "on")
+    if filled["boot"] != "direct" and image.boot == "direct" and "kernel" not in values:
+        raise UsageError(
+            f"image {image.name} has nothing on its disk that boots: it was built for a direct boot",
+            hint=f"leave --boot out, or tdxctl image build --boot {filled['boot']}",
+        )
     if filled["boot"] == "direct" and "kernel" not in values:
         own = {"kernel": str(image.kernel), "initrd": str(image.initrd), "cmdline": image.default_cmdline}
         filled = {**own, **filled}

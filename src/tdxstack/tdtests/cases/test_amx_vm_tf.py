@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
-from tdxstack.cloud.vmguest import VMGuestFactory
-from tdxstack.cloud.vmparam import VM_TYPES, VMSpec
+from tdxstack.cloud.vmparam import VM_TYPES
+from tdxstack.tdtests.ai_image import Workload, throughput
 from tdxstack.tdtests.environment import Environment
 
 pytestmark = [pytest.mark.category("interoperability"), pytest.mark.requires("amx", "ai-image")]
-SECONDS = 3600
-COMMAND = (
-    "cd /root/models-2.5.0 && DNNL_MAX_CPU_ISA=AVX512_CORE_AMX OMP_NUM_THREADS=16 "
-    "KMP_AFFINITY=granularity=fine,verbose,compact python3 ./benchmarks/launch_benchmark.py --model-name dien "
-    "--mode inference --precision bfloat16 --framework tensorflow --data-location /root/dien "
-    "--exact-max-length=100 --num-inter-threads 1 --num-intra-threads 16 --batch-size 8 --graph-type=static "
-    "--in-graph /root/dien_fp32_static_rnn_graph.pb --benchmark-only --verbose --"
+WORKLOAD = Workload(
+    command=(
+        "cd /root/models-2.5.0 && DNNL_MAX_CPU_ISA=AVX512_CORE_AMX OMP_NUM_THREADS=16 "
+        "KMP_AFFINITY=granularity=fine,verbose,compact python3 ./benchmarks/launch_benchmark.py --model-name dien "
+        "--mode inference --precision bfloat16 --framework tensorflow --data-location /root/dien "
+        "--exact-max-length=100 --num-inter-threads 1 --num-intra-threads 16 --batch-size 8 --graph-type=static "
+        "--in-graph /root/dien_fp32_static_rnn_graph.pb --benchmark-only --verbose --"
+    ),
+    pattern=r"Approximate accelerator performance in recommendations/second is (\d+\.\d+)",
 )
-PATTERN = r"Approximate accelerator performance in recommendations/second is (\d+\.\d+)"
 
 
 @pytest.mark.parametrize("vmtype", VM_TYPES)
 def test_amx_vm_tf(env: Environment, vmtype: str) -> None:
-    disk = env.artifacts[f"latest-ai-image-{env.guest}"].get()
-    with VMGuestFactory(disk, env.image[1], initrd=env.image[2]) as factory:
-        guest = factory.new_vm(vmtype, VMSpec.model_large(), auto_start=True)
-        guest.wait_for_ssh_ready()
-        runner = guest.ssh_run(COMMAND, timeout=SECONDS)
-    assert runner.retcode == 0, "\n".join(runner.stderr[-20:])
-    match = re.search(PATTERN, "\n".join(runner.stdout))
-    assert match is not None
-    assert float(match[1]) > 0
+    assert throughput(env, vmtype, WORKLOAD) > 0
