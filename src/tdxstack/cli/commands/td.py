@@ -262,7 +262,7 @@ def run_list(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm.lifecycle import list_all
 
     records = list_all()
-    body = {"tds": [_document(record) for record in records]}
+    body = {"tds": [_document(record) for record in records] if args.json else []}
     output.emit(args, output.document("td-list", body), lambda: _table(records))
     return ExitCode.DONE
 
@@ -309,8 +309,8 @@ def run_schema(args: argparse.Namespace) -> ExitCode:
 
 def _document(record: TdRecord) -> dict[str, Any]:
     values = record.to_mapping()
-    directory = record.place.directory
-    files = {"directory": str(directory), "console_log": str(record.place.console_log)}
+    console_log = record.place.console_log
+    files = {"directory": str(console_log.parent), "console_log": str(console_log)}
     return {**values, "schema": "tdxstack/td/v1", "files": files}
 
 
