@@ -148,12 +148,12 @@ class Booted:
         self.tdxctl, self.folder, self.name = tdxctl, folder, f"sb-{folder.name[-8:]}"
         words = (image, "secure-boot", "--keys", str(folder / "keys"), "--output-dir", str(folder))
         self.prepared = tdxctl.json("firmware", "secure-boot", *words, timeout=BUILD_SECONDS)
-        more = ("--firmware", self.prepared["firmware"], "--image", self.prepared["image"], "--memory", "1G")
+        more = ["--firmware", self.prepared["firmware"], "--image", self.prepared["image"], "--memory", "1G"]
         if uki_by_qemu:
             (signed,) = [
                 one for one in tdxctl.json("image", "list")["images"] if one["name"] == self.prepared["image"]
             ]
-            more += ("--boot", "uki", "--kernel", str(Path(signed["path"]) / "uki.efi"))
+            more += ["--boot", "uki", "--kernel", str(Path(signed["path"]) / "uki.efi")]
         tdxctl.ok("td", "create", self.name, *more, *settings)
         self.predicted = tdxctl.json("measure", "predict", "--td", self.name, timeout=300)
         tdxctl.ok("td", "start", self.name, "--wait", timeout=BOOT_SECONDS)
