@@ -45,12 +45,12 @@ answer() { echo "{\\"id\\":$1,\\"result\\":{\\"pong\\":true}}" >&3; }
 if [ -n "$device" ]; then
   exec 3<>$device
   echo '{"event":"ready","version":"tiny","platform":"software"}' >&3
-  ( while read -r line <&3; do
+  ( while :; do while read -r line <&3; do
       id=$(echo "$line" | sed -n 's/.*"id": *\\([0-9]*\\).*/\\1/p')
       answer $id
       case "$line" in *shutdown*) poweroff -f;; *reboot*) reboot -f;;
         *fill*) dd if=/dev/urandom of=/dev/vda bs=1M count=16 & ;; esac
-    done ) &
+    done; sleep 1; done ) &
 fi
 echo "tiny guest: ready"
 while :; do sleep 3600; done
@@ -132,7 +132,7 @@ def _build(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def tiny_guest() -> TinyGuest:
     """The guest's files, built on first use."""
-    folder = _cache() / "tiny-guest-2"
+    folder = _cache() / "tiny-guest-3"
     folder.mkdir(exist_ok=True)
     if not (folder / "vmlinuz").exists():
         _build(folder)

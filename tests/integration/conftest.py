@@ -55,6 +55,19 @@ class Tdxctl:
         return json.loads(self.ok(*words, "--json", timeout=timeout))
 
 
+def run_by_the_agent(tdxctl: Tdxctl, name: str) -> None:
+    """``td exec --agent`` in a Linux guest: its answer has what the command said and how it ended."""
+    done = tdxctl("td", "exec", "--agent", name, "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout) == (7, "out\n")
+    assert "err" in done.stderr
+    killed = tdxctl("td", "exec", "--agent", name, "--", "sh", "-c", "kill -KILL $$")
+    assert killed.returncode == 128 + 9
+    late = tdxctl("td", "exec", "--agent", "--timeout", "1", name, "--", "sleep", "60")
+    assert late.returncode == 1 and "sleep" in late.stderr
+    absent = tdxctl("td", "exec", "--agent", name, "--", "/nonexistent/program")
+    assert absent.returncode != 0 and "/nonexistent/program" in absent.stderr
+
+
 def _test_home() -> Path:
     """This worker's home."""
     home = Path(os.environ.get("TDXSTACK_TEST_HOME", PROJECT / "build" / "test-home"))

@@ -6,18 +6,25 @@ import re
 import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from integration.conftest import Tdxctl
-from tdxstack.cloud.vmguest import VMGuestFactory
+from libvirt_daemon import Libvirtd, libvirtd
+from tdxstack.cloud import vmguest
+from tdxstack.cloud.vmguest import VMGuestFactory, VMMFactory
 from tdxstack.cloud.vmimg import VMImage
+from tdxstack.cloud.vmm import VMMLibvirt, VMMQemu
 from tdxstack.cloud.vmparam import VM_STATE_SHUTDOWN, VM_TYPE_TD, VMSpec
 from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.image.store import Image, find_image
+from tdxstack.vm import lifecycle
+from tdxstack.vm.spec import Via
 
+__all__ = ["libvirtd"]
 pytestmark = pytest.mark.integration
 BUILD_SECONDS = 900
 
@@ -124,9 +131,23 @@ def home(tdxctl: Tdxctl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TDXSTACK_HOME", str(tdxctl.home))
 
 
+BY_QEMU = pytest.param("qemu", id="VMMQemu")
+BY_LIBVIRT = pytest.param("libvirt", id="VMMLibvirt")
+SLOWLY_BY_LIBVIRT = pytest.param("libvirt", id="VMMLibvirt", marks=pytest.mark.slow)
+
+
 @pytest.fixture
-def factory(home: None, image: Image) -> Iterator[VMGuestFactory]:
-    with VMGuestFactory(str(image.disk), str(image.kernel)) as made:
+def vmm(request: pytest.FixtureRequest) -> VMMFactory:
+    """What runs the machines: VMMQemu, or with the parameter ``libvirt`` VMMLibvirt on the tests' libvirtd."""
+    if getattr(request, "param", "qemu") == "qemu":
+        return VMMQemu
+    daemon: Libvirtd = request.getfixturevalue("libvirtd")
+    return lambda spec: VMMLibvirt(spec, daemon.uri)
+
+
+@pytest.fixture
+def factory(home: None, image: Image, vmm: VMMFactory) -> Iterator[VMGuestFactory]:
+    with VMGuestFactory(str(image.disk), str(image.kernel), vmm_class=vmm) as made:
         yield made
 
 
@@ -148,12 +169,19 @@ def _run(text: str, names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
-def test_example_1(home: None, image: Image, tmp_path: Path) -> None:
+@pytest.mark.parametrize("vmm", [BY_QEMU, BY_LIBVIRT], indirect=True)
+def test_example_1(
+    home: None, image: Image, vmm: VMMFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if vmm is not VMMQemu:
+        # The example's own text makes the factory.
+        monkeypatch.setattr(vmguest, "VMGuestFactory", partial(VMGuestFactory, vmm_class=vmm))
     names = _names(image)
     try:
         _run(EXAMPLE_1, names)
         inst = names["inst"]
         assert inst.ssh_run(["uname", "-s"]).stdout == ["Linux"]
+        assert lifecycle.status(inst.name).spec.via is (Via.QEMU if vmm is VMMQemu else Via.LIBVIRT)
         with pytest.raises(StateError, match="in use by a machine"):
             inst.image.copy_in("/etc/hostname", "/root/")
         assert inst.ssh_run("echo from the guest >/root/said; sync").retcode == 0
@@ -164,6 +192,7 @@ def test_example_1(home: None, image: Image, tmp_path: Path) -> None:
         names["vm_factory"].removeall()
 
 
+@pytest.mark.parametrize("vmm", [BY_QEMU, SLOWLY_BY_LIBVIRT], indirect=True)
 def test_example_2(factory: VMGuestFactory, image: Image) -> None:
     names = _run(EXAMPLE_2, _names(image, VMSpec=VMSpec, VM_TYPE_TD=VM_TYPE_TD, vm_factory=factory))
     inst, size = names["inst"], names["vmspec"]
@@ -173,6 +202,7 @@ def test_example_2(factory: VMGuestFactory, image: Image) -> None:
     assert int(total) > 0.9 * names["memsize"]
 
 
+@pytest.mark.parametrize("vmm", [BY_QEMU, SLOWLY_BY_LIBVIRT], indirect=True)
 def test_example_3(factory: VMGuestFactory, image: Image, key: Path, tmp_path: Path) -> None:
     launcher = tmp_path / "models-2.5.0" / "benchmarks" / "launch_benchmark.py"
     launcher.parent.mkdir(parents=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.conftest import Tdxctl
+from integration.conftest import Tdxctl, run_by_the_agent
 from libvirt_daemon import Libvirtd, libvirtd
 from td_home import BOOT_TIMEOUT, gone, home, until
 from tdxstack.errors import StateError, SystemFault, UsageError
@@ -105,8 +105,12 @@ def test_a_linux_td_is_attested_and_reached(tdxctl: Tdxctl, libvirtd: Libvirtd, 
         tdxctl.ok("td", "copy", "under-libvirt", ":/root/there", str(tmp_path / "back"))
         assert (tmp_path / "back").read_bytes() == (tmp_path / "there").read_bytes()
         assert tdxctl("td", "exec", "under-libvirt", "--", "sh", "-c", "exit 7").returncode == 7
+        run_by_the_agent(tdxctl, "under-libvirt")
+        tdxctl.ok("td", "reboot", "under-libvirt", "--mode", "agent", timeout=BOOT_TIMEOUT)
+        tdxctl.ok("td", "wait", "under-libvirt", "--for", "ssh", timeout=BOOT_TIMEOUT)
+        assert tdxctl.json("td", "show", "under-libvirt")["run"]["boots"] == 1
         assert (
-            tdxctl.json("td", "stop", "under-libvirt", "--mode", "agent", timeout=BOOT_TIMEOUT)["state"] == "stopped"
+            tdxctl.json("td", "stop", "under-libvirt", "--mode", "acpi", timeout=BOOT_TIMEOUT)["state"] == "stopped"
         )
         assert _state(libvirtd, "under-libvirt") == "shut off"
     finally:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from integration.conftest import Tdxctl
+from integration.conftest import Tdxctl, run_by_the_agent
 
 pytestmark = pytest.mark.integration
 CLIENTS = Path(__file__).parent / "clients"
@@ -107,6 +107,11 @@ def _run_in_guest(tdxctl: Tdxctl, name: str, client: Path, *outputs: str) -> sub
         )
     assert done.returncode == 0, done.stderr
     return tdxctl("td", "ssh", name, "--", copied, *outputs)
+
+
+def test_commands_by_the_agent(tdxctl: Tdxctl, quickstart: Any) -> None:
+    """No network in the guest is needed; status, both outputs and a time limit are passed on."""
+    run_by_the_agent(tdxctl, quickstart["td"]["name"])
 
 
 @pytest.mark.parametrize("client", ["tsm_quote.sh", "ccel.sh", "measurements.sh", "tdx_report.c"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -151,6 +152,23 @@ def spawn(
         pass_fds=tuple(pass_fds),
         start_new_session=new_session,
     )
+
+
+def first_bytes(argv: Sequence[str], length: int, *, timeout: float) -> bytes:
+    """At most ``length`` bytes that a program says first; fewer if it says no more within ``timeout`` seconds.
+
+    Raises:
+        ProgramMissing: it is not installed.
+    """
+    with subprocess.Popen(
+        [find(argv[0]), *argv[1:]], stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL, bufsize=0
+    ) as child:
+        try:
+            if child.stdout is None or not select.select([child.stdout], [], [], timeout)[0]:
+                return b""
+            return child.stdout.read(length) or b""
+        finally:
+            child.kill()
 
 
 def become(argv: Sequence[str]) -> NoReturn:

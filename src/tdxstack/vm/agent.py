@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from tdxstack.vm.control import RemoteError, error_from_document
 
 #: Longest line that an agent may send: a CCEL and a quote in base64 fit many times.
 MAX_LINE = 16 << 20
-
+#: Seconds that an answer may be behind the news that the guest has closed its port: they go different ways.
+FLIGHT_TIME = 0.5
+CLOSED = "the guest's agent closed its port"
 
 #: Asks the guest for its greeting.
 HELLO = b"\n\n"
@@ -72,9 +74,10 @@ class AgentConnection:
         return self.greeting
 
     def gone(self) -> None:
-        """The guest closed its end (QEMU's event VSERPORT_CHANGE)."""
+        """The guest closed its end (QEMU's event VSERPORT_CHANGE). What it said before may still be on its way."""
         self._ready.clear()
-        self._fail_all("the guest's agent closed its port")
+        open_now = list(self._waiting.values())
+        asyncio.get_running_loop().call_later(FLIGHT_TIME, _fail, open_now, CLOSED)
 
     async def call(self, method: str, params: Mapping[str, Any], within: float) -> Any:
         """The agent's answer to one request.
@@ -103,6 +106,12 @@ class AgentConnection:
         finally:
             self._waiting.pop(number, None)
 
+    async def reopen(self) -> None:
+        """Connect again, after the way to the port was broken and is there again."""
+        await self.close()
+        with contextlib.suppress(OSError):
+            await self.open()
+
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
@@ -112,7 +121,7 @@ class AgentConnection:
             self._writer.close()
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
-        self._fail_all("the TD has ended")
+        _fail(list(self._waiting.values()), "the TD has ended")
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -120,7 +129,8 @@ class AgentConnection:
                 self._take(line)
         except (ValueError, OSError):
             pass
-        self.gone()
+        self._ready.clear()
+        _fail(list(self._waiting.values()), CLOSED)
 
     def _take(self, line: bytes) -> None:
         try:
@@ -141,10 +151,11 @@ class AgentConnection:
         else:
             future.set_result(message.get("result"))
 
-    def _fail_all(self, reason: str) -> None:
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(AgentError(reason, hint="tdxctl td list"))
+
+def _fail(futures: Iterable[asyncio.Future[Any]], reason: str) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(AgentError(reason, hint="tdxctl td list"))
 
 
 def _error(error: object) -> RemoteError:

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
-from tdxstack.errors import SystemFault, UsageError
+from tdxstack.errors import PlatformMissing, SystemFault, UsageError
 from tdxstack.system import paths
 from tdxstack.system.files import locked
 from tdxstack.vm import record as records
 from tdxstack.vm.network import PortForward, is_user
 from tdxstack.vm.record import Run, TdRecord
+from tdxstack.vm.site import PortIsFree, site_of
 from tdxstack.vm.spec import TdSpec
 from tdxstack.vm.spec_rules import FIRST_CID
 from tdxstack.vm.state import ACTIVE
@@ -45,7 +46,7 @@ def mac_address(name: str, taken: frozenset[str] = frozenset()) -> str:
         attempt += 1
 
 
-def can_bind(port: int, protocol: Literal["tcp", "udp"] = "tcp") -> bool:
+def can_bind(port: int, protocol: str = "tcp") -> bool:
     """Whether a program could listen on ``port`` of 127.0.0.1 now."""
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(socket.AF_INET, kind) as probe:
@@ -72,22 +73,24 @@ def fill(record: TdRecord, run: Run, *, preview: bool = False) -> Run:
     """
     spec = record.spec
     everyone = list(_others(record.name))
-    others = [other for other in everyone if other.state in ACTIVE]
+    site = site_of(spec)
+    others = [other for other in everyone if other.state in ACTIVE and _key(other) == site.key]
     taken = {port for other in others for port in _ports(other.run)}
+    free = site.free_ports() if is_user(spec.network) else can_bind
     named = _previewed_port if preview else _named_port
     addresses = frozenset(other.run.mac for other in everyone)
     mac = spec.mac or record.run.mac or mac_address(spec.name, addresses)
     run = replace(run, mac=mac, ssh_port=None, ports=())
     if is_user(spec.network):
         ssh_port = (
-            named(spec, PortForward("tcp", spec.ssh_port, 22), taken)
+            named(spec, PortForward("tcp", spec.ssh_port, 22), taken, free)
             if spec.ssh_port
-            else _free_port("tcp", taken, prefer=record.run.ssh_port)
+            else _free_port("tcp", taken, free, prefer=record.run.ssh_port)
         )
         taken.add(ssh_port)
         forwards = []
         for one in spec.ports:
-            host = named(spec, one, taken) if one.host else _free_port(one.protocol, taken)
+            host = named(spec, one, taken, free) if one.host else _free_port(one.protocol, taken, free)
             taken.add(host)
             forwards.append(str(PortForward(one.protocol, host, one.guest)))
         run = replace(run, ssh_port=ssh_port, ports=tuple(forwards))
@@ -114,9 +117,17 @@ def _ports(run: Run) -> Iterator[int]:
         yield int(text.split(":")[1])
 
 
-def _named_port(spec: TdSpec, forward: PortForward, taken: set[int]) -> int:
+def _key(record: TdRecord) -> str | None:
+    """The site of a TD by its key; None for one that this version would refuse."""
+    try:
+        return site_of(record.spec).key
+    except PlatformMissing:
+        return None
+
+
+def _named_port(spec: TdSpec, forward: PortForward, taken: set[int], free: PortIsFree) -> int:
     """The host port that the specification names, if nobody else has it."""
-    if forward.host in taken or not can_bind(forward.host, forward.protocol):
+    if forward.host in taken or not free(forward.host, forward.protocol):
         raise SystemFault(
             f"TD {spec.name}: {forward.protocol} port {forward.host} of {HOST} is in use",
             hint=f"`ss -lntup 'sport = :{forward.host}'` shows who has it; 0 instead of a number has one chosen",
@@ -124,13 +135,13 @@ def _named_port(spec: TdSpec, forward: PortForward, taken: set[int]) -> int:
     return forward.host
 
 
-def _previewed_port(_spec: TdSpec, forward: PortForward, _taken: set[int]) -> int:
+def _previewed_port(_spec: TdSpec, forward: PortForward, _taken: set[int], _free: PortIsFree) -> int:
     return forward.host
 
 
-def _free_port(protocol: Literal["tcp", "udp"], taken: set[int], prefer: int | None = None) -> int:
+def _free_port(protocol: Literal["tcp", "udp"], taken: set[int], free: PortIsFree, prefer: int | None = None) -> int:
     for port in ([prefer] if prefer else []) + list(range(FIRST_PORT, LAST_PORT + 1)):
-        if port not in taken and can_bind(port, protocol):
+        if port not in taken and free(port, protocol):
             return port
     raise SystemFault(f"no free port from {FIRST_PORT} to {LAST_PORT}", hint="stop a TD: tdxctl td list")
 

@@ -11,9 +11,9 @@ from tdxstack.vm import lifecycle, saved
 from tdxstack.vm import record as records
 from tdxstack.vm.control import ControlClient
 from tdxstack.vm.lifecycle import ANSWER_MARGIN, Progress, exclusively
-from tdxstack.vm.record import TdRecord
+from tdxstack.vm.record import OVERLAY, TdRecord
+from tdxstack.vm.site import site_of
 from tdxstack.vm.spec import TdSpec
-from tdxstack.vm.spec_rules import check_files
 from tdxstack.vm.state import ACTIVE, STARTABLE, State
 
 SAVE_TIMEOUT = 600.0
@@ -67,8 +67,11 @@ def clone(name: str, new_name: str) -> TdRecord:
         ports = tuple(replace(port, host=0) for port in spec.ports)
         copy = lifecycle.create(replace(spec, mac=None, ssh_port=0, vsock_cid=0, ports=ports))
         try:
-            if record.place.overlay.exists():
-                saved.copy(record.place.overlay, copy.place.overlay)
+            site = site_of(record.spec)
+            overlay = site.directory(name) / OVERLAY
+            if site.exists(overlay):
+                site.make_directory(site.directory(new_name))
+                site.copy(overlay, site.directory(new_name) / OVERLAY)
         except BaseException:
             lifecycle.delete(new_name)
             raise
@@ -87,11 +90,13 @@ def change(name: str, values: Mapping[str, Any]) -> TdRecord:
     with exclusively(name, "change its settings", STARTABLE - {State.SAVED}) as record:
         merged = {**record.spec.to_mapping(), **values}
         spec = TdSpec.from_mapping({key: value for key, value in merged.items() if value is not None}).check()
-        check_files(spec)
-        if record.place.overlay.exists() and spec.image != record.spec.image:
+        site, old_site = site_of(spec), site_of(record.spec)
+        site.check(spec)
+        moves = spec.image != record.spec.image or site.key != old_site.key
+        if moves and old_site.exists(old_site.directory(name) / OVERLAY):
             raise StateError(
                 f"TD {name}",
-                "change its image",
+                "change its image or its host",
                 "holding an overlay of the old one",
                 "a fresh TD",
                 hint="tdxctl td create",

@@ -14,6 +14,7 @@ from tdxstack.wire.qcow2 import Qcow2
 
 QCOW2_MAGIC = b"QFI\xfb"
 QEMU_IMG_TIMEOUT = 120.0
+COPY_TIMEOUT = 3600.0
 MAX_CHAIN = 16
 UNREADABLE = "Could not open backing"
 
@@ -49,6 +50,15 @@ def make_overlay(image: Path, overlay: Path) -> None:
         raise SystemFault(f"cannot make {overlay}: {error.strerror}", hint=f"df -h {overlay.parent}") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a large file, sparse, sharing blocks where the file system can.
+
+    Raises:
+        ProcessFailed: no space.
+    """
+    run(["cp", "--reflink=auto", "--sparse=always", "--", str(source), str(target)], timeout=COPY_TIMEOUT)
 
 
 @contextmanager

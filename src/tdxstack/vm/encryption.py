@@ -21,6 +21,7 @@ from tdxstack.errors import SystemFault, WireError
 from tdxstack.vm.control import ControlClient
 from tdxstack.vm.kernel_image import kernel_of, unpack
 from tdxstack.vm.record import TdRecord, observe
+from tdxstack.vm.site import require_here
 from tdxstack.vm.spec import VmType
 from tdxstack.vm.state import State, require
 from tdxstack.wire.elf import Elf
@@ -106,6 +107,7 @@ def check_encryption(name: str, *, kernel: Path | None = None) -> EncryptionChec
     record = observe(name)
     up = frozenset({State.RUNNING, State.PAUSED})
     require(name, "look into its memory", record.state, up, hint=f"tdxctl td start {name}")
+    require_here(record.spec, "its memory is read through files")
     text = _kernel_text(kernel or kernel_of(record.spec))
     with ControlClient(name) as client:
         alive = bool(client.call("status").get("agent_ready"))

@@ -17,6 +17,7 @@ from tdxstack.vm.firmware_facts import facts_of, needs_smm
 from tdxstack.vm.qemu import argv
 from tdxstack.vm.qemu.launch import Launch
 from tdxstack.vm.record import TdRecord
+from tdxstack.vm.site import require_here
 from tdxstack.vm.spec import Boot, Ima, TdSpec, Via
 from tdxstack.vm.state import ACTIVE
 
@@ -74,6 +75,7 @@ def expect(
         PlatformMissing: no firmware, or QEMU cannot be probed.
         WireError: the firmware is no TDVF, the kernel no bzImage, or the disk is damaged.
     """
+    require_here(spec, "its registers are predicted from files")
     path = choose.firmware(spec)
     if path is None:
         raise UsageError("a legacy machine has no measured boot", hint="use a TD (type td) or UEFI firmware")

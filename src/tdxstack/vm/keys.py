@@ -7,10 +7,11 @@ from pathlib import Path
 
 from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.system import paths
-from tdxstack.system.files import locked, private_directory, write_atomic
+from tdxstack.system.files import locked, private_directory
 from tdxstack.system.process import run
 from tdxstack.vm.network import is_user
 from tdxstack.vm.record import TdRecord
+from tdxstack.vm.site import is_far
 
 HOST = "127.0.0.1"
 USER = "root"
@@ -44,10 +45,6 @@ def authorized_keys(extra: Sequence[Path]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_authorized_keys(path: Path, extra: Sequence[Path]) -> None:
-    write_atomic(path, authorized_keys(extra), mode=0o600)
-
-
 def ssh_options(record: TdRecord, identity: Path | None = None) -> list[str]:
     """Options that ``ssh`` and ``scp`` share: one key (``identity``, or ours), and known hosts of the TD's own."""
     return [
@@ -58,7 +55,17 @@ def ssh_options(record: TdRecord, identity: Path | None = None) -> list[str]:
         *("-o", f"HostKeyAlias=td-{record.name}"),
         *("-o", "ConnectTimeout=10"),
         *("-o", "LogLevel=ERROR"),
+        *_way(record),
     ]
+
+
+def _way(record: TdRecord) -> list[str]:
+    """The way to a TD's host, where that is another one than this."""
+    if not is_far(record.spec):
+        return []
+    from tdxstack.vm.libvirt.far_site import FarSite
+
+    return ["-o", f"ProxyCommand={FarSite.of(record.spec.connect).proxy_command(ssh_port(record))}"]
 
 
 def ssh_argv(record: TdRecord, command: Sequence[str] = ()) -> list[str]:

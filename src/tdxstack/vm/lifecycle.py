@@ -25,8 +25,8 @@ from tdxstack.vm import record as records
 from tdxstack.vm.control import ControlClient, error_from_document
 from tdxstack.vm.record import TdRecord
 from tdxstack.vm.saved import saved_state
+from tdxstack.vm.site import HERE, site_of
 from tdxstack.vm.spec import TdSpec, Via
-from tdxstack.vm.spec_rules import check_files
 from tdxstack.vm.state import ACTIVE, STARTABLE, State, require
 
 Progress = Callable[[str], None]
@@ -46,7 +46,7 @@ def create(spec: TdSpec) -> TdRecord:
         UsageError: bad settings, missing files, or a TD of that name exists.
     """
     spec.check()
-    check_files(spec)
+    site_of(spec).check(spec)
     place = records.Place(spec.name)
     with locked(paths.tds() / ".lock"):
         if place.record.exists():
@@ -351,6 +351,8 @@ def delete(name: str, *, force: bool = False) -> None:
     try:
         if record is not None and _is_kept_by_libvirt(record):
             _libvirt_definition().undefine(record)
+        if record is not None and (site := site_of(record.spec)) is not HERE:
+            site.remove(site.directory(name))
         shutil.rmtree(place.run_dir, ignore_errors=True)
         place.record.unlink(missing_ok=True)
         shutil.rmtree(place.directory)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from tdxstack.errors import PlatformMissing
-from tdxstack.vm import allocation, choose
+from tdxstack.vm import allocation
 from tdxstack.vm.dialects import Dialect, require
-from tdxstack.vm.disk import image_format
-from tdxstack.vm.firmware_facts import needs_smm
 from tdxstack.vm.network import read_port_forward
 from tdxstack.vm.qemu.launch import Launch
-from tdxstack.vm.record import Run, TdRecord
+from tdxstack.vm.record import OVERLAY, Run, TdRecord
+from tdxstack.vm.site import site_of
 from tdxstack.vm.spec import VmType
-from tdxstack.vm.spec_rules import check_files
 
 
 def prepare(record: TdRecord) -> tuple[Dialect, Run]:
@@ -24,11 +22,12 @@ def prepare(record: TdRecord) -> tuple[Dialect, Run]:
         PlatformMissing: the dialect cannot do what the spec asks.
     """
     spec = record.spec.check()
-    check_files(spec)
-    dialect = choose.dialect(spec)
+    site = site_of(spec)
+    site.check(spec)
+    dialect = site.dialect(spec)
     require(spec, dialect)
-    firmware = choose.firmware(spec)
-    if dialect.hardware and spec.type is VmType.TD and needs_smm(firmware):
+    firmware = site.firmware(spec)
+    if dialect.hardware and spec.type is VmType.TD and site.needs_smm(firmware):
         raise PlatformMissing(
             f"TD {spec.name}: {firmware} needs system management mode, which a TD has not",
             hint="take a TDVF: --firmware inteltdx, or your distribution's OVMF.inteltdx file",
@@ -36,7 +35,7 @@ def prepare(record: TdRecord) -> tuple[Dialect, Run]:
     run = Run(
         mac=record.run.mac,
         ssh_port=record.run.ssh_port,
-        accelerator=choose.accelerator(spec),
+        accelerator=site.accelerator(spec),
         dialect=dialect.name,
         firmware=str(firmware) if firmware else None,
     )
@@ -50,21 +49,25 @@ def allocated(record: TdRecord, run: Run) -> Run:
 
 def launch(record: TdRecord, run: Run) -> Launch:
     """The facts that the argument list needs."""
-    spec, place = record.spec, record.place
-    disk = spec.image if spec.image is None or not spec.overlay else place.overlay
+    spec = record.spec
+    site = site_of(spec)
+    run_dir, directory = site.run_dir(spec.name), site.directory(spec.name)
+    overlay = directory / OVERLAY
+    disk = spec.image if spec.image is None or not spec.overlay else overlay
+    firmware = Path(run.firmware) if run.firmware else None
     return Launch(
-        run_dir=place.run_dir,
-        log_dir=place.directory,
+        run_dir=run_dir,
+        log_dir=directory,
         accelerator=run.accelerator,
         mac=run.mac,
-        firmware=Path(run.firmware) if run.firmware else None,
-        smm=needs_smm(Path(run.firmware) if run.firmware else None),
+        firmware=firmware,
+        smm=site.needs_smm(firmware),
         disk=disk,
-        disk_format="qcow2" if disk is None or disk == place.overlay else image_format(disk),
+        disk_format="qcow2" if disk is None or disk == overlay else site.image_format(disk),
         ssh_port=run.ssh_port,
         ports=tuple(read_port_forward(text) for text in run.ports),
         vsock_cid=run.vsock_cid,
-        authorized_keys=place.run_dir / "authorized_keys",
+        authorized_keys=run_dir / "authorized_keys",
     )
 
 
@@ -82,7 +85,6 @@ def preview_xml(record: TdRecord) -> str:
     Raises:
         PlatformMissing: libvirt has no word for something that the spec asks.
     """
-    from tdxstack.system.process import find
     from tdxstack.vm.libvirt import domain_xml
     from tdxstack.vm.libvirt.domains import uuid_of
 
@@ -90,7 +92,9 @@ def preview_xml(record: TdRecord) -> str:
     if reasons := list(domain_xml.refusals(record.spec, dialect)):
         raise PlatformMissing(f"TD {record.name}: " + "; ".join(reasons), hint="start it under QEMU: tdxctl td start")
     identity = domain_xml.Identity(uuid_of(record.name))
-    return domain_xml.build(record.spec, dialect, facts, emulator=find(record.spec.qemu), identity=identity)
+    return domain_xml.build(
+        record.spec, dialect, facts, emulator=site_of(record.spec).program(record.spec.qemu), identity=identity
+    )
 
 
 def complete(record: TdRecord) -> tuple[Dialect, Run, Launch]:

@@ -20,6 +20,7 @@ from tdxstack.vm.spec import TdSpec, Via
 from tdxstack.vm.state import ACTIVE, State, allowed
 
 SCHEMA = "tdxstack/td-record/v1"
+OVERLAY = "overlay.qcow2"
 KILLED = "its supervisor was killed"
 #: A Unix socket's path may have 107 bytes; the longest of ours is 20 below the run directory.
 MAX_RUN_PATH = 86
@@ -125,7 +126,7 @@ class Place:
 
     @property
     def overlay(self) -> Path:
-        return self.directory / "overlay.qcow2"
+        return self.directory / OVERLAY
 
     @property
     def console_log(self) -> Path:

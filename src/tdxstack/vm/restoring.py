@@ -10,7 +10,7 @@ from tdxstack.errors import PlatformMissing
 from tdxstack.platform.base import SavableTdSession, TdSession
 from tdxstack.vm import saved
 from tdxstack.vm.machine import Machine
-from tdxstack.vm.record import TdRecord
+from tdxstack.vm.record import OVERLAY, TdRecord
 from tdxstack.vm.saved import Saved
 from tdxstack.vm.spec import TdSpec
 
@@ -39,8 +39,9 @@ async def take(machine: Machine, record: TdRecord, target: Saved, *, paused: boo
     try:
         state = session.save_state()
         await machine.keep(unfinished.memory, goes_on=with_disk)
-        if with_disk and record.place.overlay.exists():
-            saved.copy(record.place.overlay, unfinished.disk)
+        overlay = target.site.directory(record.name) / OVERLAY
+        if with_disk and target.site.exists(overlay):
+            target.site.copy(overlay, unfinished.disk)
         facts = {
             "spec": record.spec.to_mapping(),
             "paused": paused,

@@ -7,34 +7,35 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.system.files import private_directory, write_atomic
-from tdxstack.system.process import run
-from tdxstack.vm.record import Place, now
+from tdxstack.vm.record import OVERLAY, Place, load, now
 from tdxstack.vm.settings import NAME
+from tdxstack.vm.site import Site, site_of
 from tdxstack.vm.spec import TdSpec
 
 SCHEMA = "tdxstack/saved-state/v1"
-COPY_TIMEOUT = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """One saved state."""
+    """One saved state: ``directory`` with its facts is here, memory and disk are in ``there`` at the TD's site."""
 
     directory: Path
+    there: Path
+    site: Site
 
     @property
     def memory(self) -> Path:
-        return self.directory / "memory"
+        return self.there / "memory"
 
     @property
     def disk(self) -> Path:
-        return self.directory / "overlay.qcow2"
+        return self.there / OVERLAY
 
     @property
     def facts_path(self) -> Path:
@@ -45,17 +46,20 @@ class Saved:
 
     def begin(self) -> Saved:
         """An empty directory beside this one, to be filled and then published."""
-        unfinished = self.directory.with_name(f".{self.directory.name}.new")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        private_directory(unfinished)
-        return Saved(unfinished)
+        unfinished = replace(self, directory=_unfinished(self.directory), there=_unfinished(self.there))
+        unfinished.discard()
+        private_directory(unfinished.directory)
+        self.site.make_directory(unfinished.there)
+        return unfinished
 
     def publish(self, target: Saved, facts: Mapping[str, Any]) -> None:
         """Write the facts and take the place of ``target``."""
         write_atomic(
             self.facts_path, json.dumps({"schema": SCHEMA, "created": now(), **facts}, indent=2) + "\n", mode=0o600
         )
-        shutil.rmtree(target.directory, ignore_errors=True)
+        target.discard()
+        if self.there != self.directory:
+            self.site.move(self.there, target.there)
         self.directory.rename(target.directory)
 
     def facts(self) -> dict[str, Any]:
@@ -73,18 +77,29 @@ class Saved:
     def discard(self) -> None:
         self.facts_path.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+        if self.there != self.directory:
+            self.site.remove(self.there)
+
+
+def _unfinished(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.new")
+
+
+def _saved(name: str, *parts: str) -> Saved:
+    site = site_of(load(name).spec)
+    return Saved(Place(name).directory.joinpath(*parts), site.directory(name).joinpath(*parts), site)
 
 
 def saved_state(name: str) -> Saved:
     """Where ``td save`` keeps a TD's state until its next start."""
-    return Saved(Place(name).directory / "saved")
+    return _saved(name, "saved")
 
 
 def snapshot(name: str, label: str) -> Saved:
     """The snapshot of a TD that is called ``label``."""
     if not NAME.fullmatch(label):
         raise UsageError(f"{label!r} is not a name for a snapshot", hint="letters, digits, '_', '.' and '-'")
-    return Saved(Place(name).directory / "snapshots" / label)
+    return _saved(name, "snapshots", label)
 
 
 def discard_unfinished(name: str) -> None:
@@ -97,18 +112,9 @@ def discard_unfinished(name: str) -> None:
 def snapshots(name: str) -> list[tuple[str, dict[str, Any]]]:
     """Labels and facts of a TD's snapshots, oldest first."""
     folder = Place(name).directory / "snapshots"
-    found = [Saved(path) for path in folder.glob("*") if not path.name.startswith(".")] if folder.is_dir() else []
+    found = [snapshot(name, one.name) for one in folder.glob("*") if not one.name.startswith(".")]
     named = [(one.directory.name, one.facts()) for one in found if one.exists()]
     return sorted(named, key=lambda item: str(item[1]["created"]))
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a large file, sparse, sharing blocks where the file system can.
-
-    Raises:
-        ProcessFailed: no space.
-    """
-    run(["cp", "--reflink=auto", "--sparse=always", "--", str(source), str(target)], timeout=COPY_TIMEOUT)
 
 
 def revert(name: str, label: str) -> None:
@@ -120,13 +126,13 @@ def revert(name: str, label: str) -> None:
     source, target = snapshot(name, label), saved_state(name)
     if not source.exists():
         raise UsageError(f"TD {name} has no snapshot {label!r}", hint=f"tdxctl td snapshot list {name}")
-    unfinished = target.begin()
-    copy(source.memory, unfinished.memory)
-    if source.disk.exists():
-        overlay = Place(name).overlay
+    site, unfinished = source.site, target.begin()
+    site.copy(source.memory, unfinished.memory)
+    if site.exists(source.disk):
+        overlay = site.directory(name) / OVERLAY
         fresh = overlay.with_name(f".{overlay.name}.new")
-        copy(source.disk, fresh)
-        fresh.replace(overlay)
+        site.copy(source.disk, fresh)
+        site.move(fresh, overlay)
     unfinished.publish(target, source.facts())
 
 

@@ -6,9 +6,11 @@ import asyncio
 from pathlib import Path
 
 from tdxstack.platform.base import TdParameters, TdSession, open_platform, open_session
+from tdxstack.platform.linux_host import HardwareTdSession
 from tdxstack.platform.software.swtpm import Swtpm
 from tdxstack.vm.dialects import wanted_attributes
 from tdxstack.vm.record import Place
+from tdxstack.vm.site import is_far
 from tdxstack.vm.spec import Ima, TdSpec, VmType
 
 
@@ -84,4 +86,7 @@ def td_session(spec: TdSpec, firmware: Path | None, run_dir: Path) -> TdSession:
         mrownerconfig=spec.mrownerconfig,
         ima_in_rtmr2=spec.ima is not Ima.OFF,
     )
+    if is_far(spec):
+        # A far TD is on that host's hardware: see FarSite.check.
+        return HardwareTdSession(parameters)
     return open_session(open_platform(spec.platform), spec.name, parameters, firmware.read_bytes(), run_dir)

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from tdxstack.errors import StateError, SystemFault, TdxStackError
-from tdxstack.system.files import sha256_file, write_atomic
-from tdxstack.vm import allocation, disk, events, keys, plan, restoring, writers
+from tdxstack.system.files import write_atomic
+from tdxstack.vm import allocation, events, keys, plan, restoring, writers
 from tdxstack.vm import record as records
 from tdxstack.vm.agent import AgentConnection
 from tdxstack.vm.control import error_document
@@ -30,10 +30,11 @@ from tdxstack.vm.control_server import ControlServer
 from tdxstack.vm.dialects import Dialect
 from tdxstack.vm.machine import Ending, Event, LaunchFailed, Machine, open_machine
 from tdxstack.vm.qemu.launch import Launch
-from tdxstack.vm.record import Run, TdRecord
+from tdxstack.vm.record import OVERLAY, Run, TdRecord
 from tdxstack.vm.requests import Requests
 from tdxstack.vm.saved import Saved, discard_unfinished, saved_state
 from tdxstack.vm.session import td_session
+from tdxstack.vm.site import HERE, site_of
 from tdxstack.vm.state import ACTIVE, State
 
 PORT_ATTEMPTS = 5
@@ -114,19 +115,20 @@ class Supervisor:
         dialect, run = plan.prepare(self.record)
         shutil.rmtree(place.run_dir, ignore_errors=True)
         discard_unfinished(self.record.name)
-        run_dir = place.make_run_dir()
+        place.make_run_dir()
         write_atomic(place.reserve, bytes(RESERVE_SIZE), mode=0o600)
         place.qemu_log.unlink(missing_ok=True)
-        if not saved_state(self.record.name).exists():
-            # A guest that goes on from a saved state goes on writing where its boot is told.
-            place.console_log.unlink(missing_ok=True)
-        if run.firmware:
-            run = replace(run, firmware_sha256=sha256_file(Path(run.firmware)))
         spec = self.record.spec
-        if spec.image is not None and spec.overlay and not place.overlay.exists():
+        site = site_of(spec)
+        if run.firmware:
+            run = replace(run, firmware_sha256=site.digest(Path(run.firmware)))
+        # A guest that goes on from a saved state goes on writing where its boot is told.
+        goes_on = saved_state(spec.name).exists()
+        site.prepare(spec.name, keys.authorized_keys(spec.ssh_keys), goes_on=goes_on)
+        overlay = site.directory(spec.name) / OVERLAY
+        if spec.image is not None and spec.overlay and not site.exists(overlay):
             self._report.step(f"overlay over {spec.image.name}")
-            disk.make_overlay(spec.image, place.overlay)
-        keys.write_authorized_keys(run_dir / "authorized_keys", spec.ssh_keys)
+            site.make_overlay(spec.image, overlay)
         await self._start_with_ports(dialect, replace(run, supervisor_pid=os.getpid()))
         await self._control.open()
 
@@ -226,7 +228,13 @@ class Supervisor:
         await self._control.close()
         shutil.rmtree(self.record.place.run_dir, ignore_errors=True)
         if self.record.spec.transient and state is State.STOPPED:
+            self._forget_far_files()
             shutil.rmtree(self.record.place.directory, ignore_errors=True)
+
+    def _forget_far_files(self) -> None:
+        if (site := site_of(self.record.spec)) is not HERE:
+            with contextlib.suppress(SystemFault):
+                site.remove(site.directory(self.record.name))
 
     def move(self, state: State, reason: str | None = None, *, run: Run | None = None) -> None:
         """Go to another state: on disk first, on a full disk too, if by the space that was kept for it."""
@@ -276,6 +284,8 @@ class Supervisor:
             run = self.record.run
             self.record = replace(self.record, run=replace(run, boots=run.boots + 1))
             records.save(self.record)
+        elif event.name == "SOCKETS_BACK" and self._agent is not None:
+            self._reopening = asyncio.create_task(self._agent.reopen())
         elif event.name == "VSERPORT_CHANGE" and event.data.get("id") == "agent0":
             self._agent_port(bool(event.data.get("open")))
 

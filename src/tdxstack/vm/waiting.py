@@ -9,6 +9,7 @@ from tdxstack.errors import SystemFault
 from tdxstack.vm import lifecycle
 from tdxstack.vm.keys import HOST, ssh_port
 from tdxstack.vm.record import TdRecord
+from tdxstack.vm.site import is_far
 from tdxstack.vm.state import ACTIVE
 
 INTERVAL = 0.1
@@ -40,6 +41,10 @@ def wait_for(name: str, goal: str, timeout: float) -> None:
 
 def ssh_answers(record: TdRecord) -> bool:
     """Whether an sshd says its name on the forwarded port (QEMU accepts the connection in any case)."""
+    if is_far(record.spec):
+        from tdxstack.vm.libvirt.far_site import FarSite
+
+        return FarSite.of(record.spec.connect).banner(ssh_port(record), len(BANNER)) == BANNER
     try:
         with socket.create_connection((HOST, ssh_port(record)), timeout=BANNER_TIMEOUT) as connection:
             return connection.recv(len(BANNER)) == BANNER

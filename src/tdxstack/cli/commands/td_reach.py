@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Run = Callable[[argparse.Namespace], int]
 AddVerb = Callable[..., argparse.ArgumentParser]
 LOGS = ("console", "qemu", "supervisor", "firmware")
+#: Written by QEMU, so at the TD's site.
+FAR_LOGS = ("console", "firmware")
 FOLLOW_INTERVAL = 0.2
 COPY_TIMEOUT = 3600.0
 AGENT_MARGIN = 10.0
@@ -119,8 +121,15 @@ def run_copy(args: argparse.Namespace) -> ExitCode:
 
 def run_logs(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm.lifecycle import status
+    from tdxstack.vm.site import is_far
 
     record = status(args.name)
+    if is_far(record.spec) and args.log in FAR_LOGS:
+        from tdxstack.system.process import become
+        from tdxstack.vm.libvirt.far_site import FarSite
+
+        site = FarSite.of(record.spec.connect)
+        become(site.tail(site.directory(record.name) / f"{args.log}.log", follow=args.follow))
     path = record.place.directory / f"{args.log}.log"
     if not path.exists():
         raise StateError(

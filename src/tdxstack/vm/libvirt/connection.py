@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from tdxstack.errors import SystemFault
 from tdxstack.vm.libvirt import binding
+from tdxstack.vm.libvirt.far_end import dialled
 
 T = TypeVar("T")
 KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 5, 4
@@ -61,7 +62,7 @@ def open_connection(uri: str) -> Any:
         PlatformMissing: the binding is not installed.
     """
     libvirt = binding.load()
-    return call(lambda: libvirt.open(uri), uri)
+    return call(lambda: libvirt.open(dialled(uri)), uri)
 
 
 _event_loop: list[threading.Thread] = []

@@ -25,7 +25,6 @@ def define(record: TdRecord) -> TdRecord:
         PlatformMissing: libvirt cannot do what the settings ask.
     """
     uri = record.spec.connect
-    domains.require_here(record.spec)
     connection = open_connection(uri)
     try:
         with allocation.allocating():

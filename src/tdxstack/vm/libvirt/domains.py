@@ -6,7 +6,6 @@ into ours.
 
 from __future__ import annotations
 
-import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from xml.etree import ElementTree as ET
 
 from tdxstack.errors import PlatformMissing, StateError
 from tdxstack.system import paths
-from tdxstack.system.process import find as find_program
 from tdxstack.vm.dialects import Dialect
 from tdxstack.vm.libvirt import binding, domain_xml
 from tdxstack.vm.libvirt.domain_xml import Identity
 from tdxstack.vm.libvirt.endings import ending_of_shutoff
 from tdxstack.vm.machine import Ending
 from tdxstack.vm.qemu.launch import Launch
+from tdxstack.vm.site import site_of
 from tdxstack.vm.spec import TdSpec
 
 #: virDomainState: NOSTATE 0, RUNNING 1, BLOCKED 2, PAUSED 3, SHUTDOWN 4, SHUTOFF 5, CRASHED 6, PMSUSPENDED 7.
@@ -41,20 +40,6 @@ def uuid_of(name: str) -> str:
 def is_local(uri: str) -> bool:
     """Whether a URI's libvirtd is on this machine."""
     return urlsplit(uri).hostname is None
-
-
-def require_here(spec: TdSpec) -> None:
-    """Refuse a libvirtd on another host: a TD's sockets and files would be there, and its supervisor is here.
-
-    Raises:
-        PlatformMissing: the URI names another host.
-    """
-    host = urlsplit(spec.connect).hostname
-    if host not in (None, "localhost", "127.0.0.1", "::1"):
-        raise PlatformMissing(
-            f"TD {spec.name}: libvirt on {host}: a TD is driven from the host that it runs on",
-            hint=f"ssh {host} tdxctl td create {spec.name} --via libvirt ..., or tdxctl deploy for many hosts",
-        )
 
 
 def is_system(uri: str) -> bool:
@@ -109,7 +94,7 @@ def xml_of(connection: Any, spec: TdSpec, dialect: Dialect, launch: Launch) -> s
     """
     if reasons := list(domain_xml.refusals(spec, dialect)):
         raise PlatformMissing(f"TD {spec.name}: " + "; ".join(reasons), hint="start it under QEMU: --via qemu")
-    emulator = find_program(spec.qemu)
+    emulator = site_of(spec).program(spec.qemu)
     return domain_xml.build(spec, dialect, launch, emulator=emulator, identity=identity(connection, spec))
 
 
@@ -119,7 +104,8 @@ def identity(connection: Any, spec: TdSpec) -> Identity:
         return Identity(uuid_of(spec.name))
     capabilities = ET.fromstring(connection.getCapabilities())  # noqa: S314 - from our own libvirtd
     models = {element.text for element in capabilities.findall("./host/secmodel/model")}
-    labels: list[tuple[str, str | None]] = [("dac", f"+{os.geteuid()}:+{os.getegid()}")]
+    user, group = site_of(spec).user()
+    labels: list[tuple[str, str | None]] = [("dac", f"+{user}:+{group}")]
     labels += [(model, None) for model in ("apparmor", "selinux") if model in models]
     return Identity(uuid_of(spec.name), tuple(labels))
 

@@ -20,8 +20,12 @@ from tdxstack.vm.dialects import Dialect
 from tdxstack.vm.libvirt import binding, domains
 from tdxstack.vm.libvirt.connection import LibvirtFault, Link
 from tdxstack.vm.libvirt.endings import ending_of
+from tdxstack.vm.libvirt.far_end import FarEnd
+from tdxstack.vm.libvirt.tunnel import Tunnel
 from tdxstack.vm.machine import Ending, Event, LaunchFailed
 from tdxstack.vm.qemu.launch import Launch, completed
+from tdxstack.vm.record import Place
+from tdxstack.vm.site import is_far
 from tdxstack.vm.spec import TdSpec
 
 #: Seconds that a session may outlive its QEMU, and that libvirtd, if it is there, may take to tell of the end.
@@ -41,6 +45,7 @@ class LibvirtMachine:
         self._launch = launch
         self._uuid = domains.uuid_of(spec.name)
         self._link = Link(spec.connect, self)
+        self._tunnel = self._tunnel_of(launch) if is_far(spec) else None
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._quitting = False
@@ -54,12 +59,20 @@ class LibvirtMachine:
 
     @property
     def agent_socket(self) -> Path:
-        return self._launch.agent
+        return (
+            self._launch.agent if self._tunnel is None else Place(self._spec.name).run_dir / self._launch.agent.name
+        )
+
+    def _tunnel_of(self, launch: Launch) -> Tunnel:
+        place = Place(self._spec.name)
+        wanted = [launch.agent, launch.console, *([launch.gdb] if self._spec.debug else [])]
+        sockets = [(place.run_dir / there.name, there) for there in wanted]
+        end = FarEnd.of(self._spec.connect)
+        return Tunnel(end, sockets, place.qemu_log, lambda: self._events.put_nowait(Event("SOCKETS_BACK", {})))
 
     # -- up -----------------------------------------------------------------------------------------------------
 
     async def start(self, memory: Path | None = None) -> None:
-        domains.require_here(self._spec)
         await self.session.start()
         launch = completed(self._launch, self._dialect, self.session)
         try:
@@ -69,8 +82,15 @@ class LibvirtMachine:
             if memory is not None:
                 raise SystemFault(f"cannot load the machine's state: {error.message}", hint=error.hint) from None
             raise LaunchFailed(error.message, error.message, hint=error.hint) from None
+        await self._attach()
+
+    async def _attach(self) -> None:
+        """Connect to what the machine listens on, and find its process if it is on this machine."""
+        if self._tunnel is not None:
+            await self._tunnel.open()
         await self.session.attach()
-        self._find_process()
+        if domains.is_local(self._spec.connect):
+            self._pid = find_by_arguments("-uuid", self._uuid) or 0
 
     def _create(self, connection: Any, launch: Launch, memory: Path | None) -> None:
         libvirt = binding.load()
@@ -102,14 +122,8 @@ class LibvirtMachine:
             raise SystemFault(
                 f"TD {self._spec.name}: its domain does not run", hint=f"tdxctl td show {self._spec.name}"
             )
-        await self.session.attach()
-        self._find_process()
+        await self._attach()
         return state not in domains.HALTED
-
-    def _find_process(self) -> None:
-        """The domain's QEMU, if it is on this machine."""
-        if domains.is_local(self._spec.connect):
-            self._pid = find_by_arguments("-uuid", self._uuid) or 0
 
     # -- what is done to it -------------------------------------------------------------------------------------
 
@@ -264,5 +278,7 @@ class LibvirtMachine:
                 await self.quit()
             except (LibvirtFault, TimeoutError):
                 self._end(Ending())
+        if self._tunnel is not None:
+            await self._tunnel.close()
         await self._link.close()
         await self.session.close()
