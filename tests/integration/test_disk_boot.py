@@ -13,10 +13,10 @@ BOOT_TIMEOUT = 360.0
 
 @pytest.mark.parametrize("boot", ["uki", "grub"])
 def test_a_boot_from_the_disk(boot: str, tdxctl: Tdxctl) -> None:
-    """Our own images: predicted in full before the first boot, and again from the overlay that it leaves."""
+    """Our own images: predicted in full before the first boot, and again from the overlay that it leaves; attested."""
     image = tdxctl.json("image", "build", "--boot", boot, timeout=BUILD_TIMEOUT)["name"]
     name = f"predicted-{boot}"
-    tdxctl.ok("td", "create", name, "--image", image, "--boot", "grub", "--memory", "1G")
+    tdxctl.ok("td", "create", name, "--image", image, "--boot", boot, "--memory", "1G")
     try:
         before = tdxctl.json("measure", "predict", "--td", name)
         assert all(event["digest"] for event in before["events"]), before["reasons"]
@@ -25,5 +25,7 @@ def test_a_boot_from_the_disk(boot: str, tdxctl: Tdxctl) -> None:
         assert replay["problems"] == []
         assert before["rtmr"] == replay["quoted"] == replay["rtmr"]
         assert tdxctl.json("measure", "predict", "--td", name)["rtmr"] == before["rtmr"]
+        assert "root=" in tdxctl.ok("td", "exec", name, "--", "cat", "/proc/cmdline")
+        assert tdxctl.json("attest", name)["verdict"] == "accepted"
     finally:
         tdxctl.ok("td", "delete", name, "--yes")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.category("lifecycle")
 def test_acpi_reboot(fresh: MachineMaker, vmtype: str) -> None:
     guest = fresh(vmtype)
     before, boots = boot_id(guest), guest.vmm.record().run.boots
-    guest.ssh_run("systemctl reboot")
+    guest.ssh_run("systemctl --no-block reboot")
     wait_for_new_boot(guest, before)
     assert guest.state == VM_STATE_RUNNING
     # SeaBIOS resets the machine once more when it finds that it was reset while warm.

@@ -14,6 +14,6 @@ pytestmark = pytest.mark.category("lifecycle")
 @pytest.mark.parametrize("vmtype", VM_TYPES)
 def test_acpi_shutdown(fresh: MachineMaker, vmtype: str) -> None:
     guest = fresh(vmtype)
-    guest.ssh_run("systemctl poweroff")
+    guest.ssh_run("systemctl --no-block poweroff")
     assert guest.wait_for_state(VM_STATE_SHUTDOWN, POWER_OFF_TIMEOUT)
     assert guest.vmm.record().reason is None
