@@ -13,7 +13,7 @@ BOOT_TIMEOUT = 360.0
 
 @pytest.mark.parametrize("boot", ["uki", "grub"])
 def test_a_boot_from_the_disk(boot: str, tdxctl: Tdxctl) -> None:
-    """Our own images: predicted in full before the first boot, and again from the overlay that it leaves; attested."""
+    """Our own images: predicted before the first boot, and again from the overlay that it leaves; attested."""
     image = tdxctl.json("image", "build", "--boot", boot, timeout=BUILD_TIMEOUT)["name"]
     name = f"predicted-{boot}"
     tdxctl.ok("td", "create", name, "--image", image, "--boot", boot, "--memory", "1G")
