@@ -14,17 +14,25 @@ quoting enclave not seen before, against known collateral.
 from __future__ import annotations
 
 import argparse
+import collections
+import dataclasses
 import json
 import os
 import resource
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dcap_qvl  # type: ignore[import-untyped]
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tdxstack.dcap import Collateral, Verifier
 from tdxstack.dcap.chain import forget_chains
+from tdxstack.platform.software.collateral import sign_raw
+from tdxstack.wire.quote import Quote, unsigned_quote
 
 PROJECT = Path(__file__).resolve().parent.parent
 VECTORS = Path(os.environ.get("TDXSTACK_VECTORS", PROJECT.parent / "shared" / "vectors")) / "attestation" / "real"
@@ -33,6 +41,7 @@ REQUIRED = {"warm": 2.0, "cold": 0.8, "many": 1.8}
 _CALLS = 60
 #: Verifications after which what is kept has reached its bounds.
 _SETTLED = 50_000
+_QUOTES_BY_A_KEY = 20
 
 
 def spend(work: Callable[[], object], calls: int = _CALLS) -> float:
@@ -111,25 +120,53 @@ def many(count: int, rounds: int) -> float:
 
 
 def memory(count: int, seconds: float) -> int:
-    """KiB by which the process grew over ``count`` verifications, or as many as ``seconds`` allow, after 50,000."""
-    folder = VECTORS / QUOTES[0]
-    quote = (folder / "quote.bin").read_bytes()
-    now = json.loads((folder / "meta.json").read_text())["valid_from"] + 60
-    verifier = Verifier(Collateral.from_json((folder / "collateral.json").read_text()))
-    before, done = 0, 0
-    end = time.monotonic() + seconds
-    for turn in range(count):
-        if time.monotonic() > end:
-            break
-        if turn == min(_SETTLED, count // 10):
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        # Another attestation key and another body each time: nothing that was kept can be used again.
-        changed = quote[:500] + turn.to_bytes(4, "big") + quote[504:720] + turn.to_bytes(4, "big") + quote[724:]
-        verifier.verify(changed, now=now)
-        done += 1
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"memory: grew by {grown} KiB over {done} different quotes")
+    """KiB by which resident memory grew over ``count`` quotes, or as many as ``seconds`` allow, after the first 50,000.
+
+    Every quote is a genuine one with a body and a signature of its own; each 20th has an attestation key not seen
+    before, each 7th is not signed by its key.
+    """
+    from tdxstack.platform.software.platform import SoftwarePlatform
+
+    sizes, done, end = [], 0, time.monotonic() + seconds
+    with tempfile.TemporaryDirectory(prefix="tdxstack-bench-") as home:
+        os.environ["TDXSTACK_HOME"] = home
+        platform = SoftwarePlatform.create("bench")
+        verifier = Verifier(Collateral.from_json(json.dumps(platform.collateral())), [platform.trust_root()])
+        now, statuses = int(time.time()), collections.Counter[str]()
+        for turn, quote in enumerate(genuine(platform, count)):
+            if time.monotonic() > end:
+                break
+            statuses[verifier.verify(quote, now=now).status] += 1
+            if turn % _SETTLED == _SETTLED - 1:
+                sizes.append(_resident())
+            done += 1
+    grown = sizes[-1] - sizes[0] if sizes else 0
+    print(
+        f"memory: grew by {grown} KiB over {done} different quotes: {' '.join(map(str, sizes))} KiB; {dict(statuses)}"
+    )
     return grown
+
+
+def genuine(platform: Any, count: int) -> Iterator[bytes]:
+    """Quotes that a quoting enclave of the software platform makes."""
+    sys.path.insert(0, str(PROJECT / "tests"))
+    from unit.platform.software.conftest import run_td
+
+    report = run_td(platform.module()).mr_report(bytes(64)).to_bytes()
+    enclave = platform.quoting_enclave()
+    for turn in range(count):
+        if turn % _QUOTES_BY_A_KEY == 0:
+            key = ec.generate_private_key(ec.SECP256R1())
+            quote = Quote.from_bytes(dataclasses.replace(enclave, attestation_key=key).quote(report))
+        body = dataclasses.replace(quote.body, report_data=turn.to_bytes(64, "big"))
+        signed = unsigned_quote(quote.header, body)
+        signature = dataclasses.replace(quote.signature, signature=sign_raw(key, signed if turn % 7 else signed[1:]))
+        yield dataclasses.replace(quote, body=body, signature=signature).to_bytes()
+
+
+def _resident() -> int:
+    """KiB of this process that are in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
 
 
 def _figures(values: list[float]) -> str:

@@ -215,15 +215,14 @@ def _self_signed(root: Certificate, roots: frozenset[bytes]) -> bool:
 
 def check_crl(crl: RevocationList, issuer: Certificate, name: str) -> None:
     """``PckCrlVerifier::verify``. Raises VerifyFault."""
-    same = crl.issuer.der == issuer.subject.der
-    _require(same, QvlStatus.SGX_CRL_UNKNOWN_ISSUER, f"{name}: issued by {crl.issuer.common_name!r}")
-    _require(
-        crl.has_authority_key,
-        QvlStatus.SGX_CRL_INVALID_EXTENSIONS,
-        f"{name}: no authority key identifier",
-    )
-    signer = issuer.subject.common_name
-    _require(crl.signed_by(issuer), QvlStatus.SGX_CRL_INVALID_SIGNATURE, f"{name}: not signed by {signer!r}")
+    if crl.issuer.der != issuer.subject.der:
+        raise VerifyFault(QvlStatus.SGX_CRL_UNKNOWN_ISSUER, f"{name}: issued by {crl.issuer.common_name!r}")
+    if not crl.has_authority_key:
+        raise VerifyFault(QvlStatus.SGX_CRL_INVALID_EXTENSIONS, f"{name}: no authority key identifier")
+    if not crl.signed_by(issuer):
+        raise VerifyFault(
+            QvlStatus.SGX_CRL_INVALID_SIGNATURE, f"{name}: not signed by {issuer.subject.common_name!r}"
+        )
 
 
 def crl_window(crl: RevocationList, name: str) -> Window:

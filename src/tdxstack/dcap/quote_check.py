@@ -19,6 +19,7 @@ from tdxstack.dcap.certificate import (
     Certificate,
     CertificateFault,
     MissingExtensions,
+    RevocationList,
     certificate_of,
     p256_key,
     split_pem,
@@ -178,10 +179,6 @@ def check_platform(quote: Quote, certification: QeCertification, pck: PckChain, 
 def _check_pck(quote: Quote, pck: PckChain, documents: Documents) -> SgxExtension:
     """The collateral is readable, the PCK certificate is one, is not revoked, and the TCB info is for it."""
 
-    def need(condition: bool, status: QvlStatus, detail: str, step: QuoteStep = QuoteStep.PCK) -> None:
-        if not condition:
-            raise StepFault(step, status, detail)
-
     crl, info, leaf = documents.pck_crl, documents.tcb_info, pck.leaf
     if pck.missing:
         raise StepFault(QuoteStep.PCK, QvlStatus.MISSING_PARAMETERS, pck.outcome.detail)
@@ -202,17 +199,36 @@ def _check_pck(quote: Quote, pck: PckChain, documents: Documents) -> SgxExtensio
         raise StepFault(QuoteStep.PCK, QvlStatus.INVALID_PCK_CERT, str(fault)) from None
     except CertificateFault as fault:
         raise StepFault(QuoteStep.PCK, QvlStatus.UNSUPPORTED_PCK_CERT_FORMAT, str(fault)) from None
-    name = leaf.subject.common_name
-    need(_PCK_CN in name, QvlStatus.INVALID_PCK_CERT, f"PCK certificate: named {name!r}")
-    same_issuer = "CA" in crl.issuer.common_name and crl.issuer.der == leaf.issuer.der
-    need(same_issuer, QvlStatus.INVALID_PCK_CRL, f"PCK CRL: of {crl.issuer.common_name!r}, not of the PCK's issuer")
-    need(not crl.revokes(leaf), QvlStatus.PCK_REVOKED, "the PCK certificate is in the PCK CRL")
-    mismatch, step = QvlStatus.TCB_INFO_MISMATCH, QuoteStep.TCB_INFO_MATCH
-    need((info.id == TDX_ID) == (quote.header.tee_type == TeeType.TDX), mismatch, f"TCB info is for {info.id}", step)
-    need(sgx.fmspc == info.fmspc, mismatch, f"FMSPC {sgx.fmspc.hex()}, TCB info for {info.fmspc.hex()}", step)
-    need(sgx.pce_id == info.pce_id, mismatch, f"PCEID {sgx.pce_id.hex()}, TCB info for {info.pce_id.hex()}", step)
-    need(leaf.key is not None, QvlStatus.INVALID_PCK_CERT, "PCK certificate: no P-256 key")
+    _match_pck(leaf, crl)
+    _match_tcb_info(sgx, info, quote)
+    if leaf.key is None:
+        raise StepFault(QuoteStep.PCK, QvlStatus.INVALID_PCK_CERT, "PCK certificate: no P-256 key")
     return sgx
+
+
+def _match_pck(leaf: Certificate, crl: RevocationList) -> None:
+    """The certificate is named as one of a PCK, the CRL is its issuer's, and it is not revoked."""
+    if _PCK_CN not in leaf.subject.common_name:
+        detail = f"PCK certificate: named {leaf.subject.common_name!r}"
+        raise StepFault(QuoteStep.PCK, QvlStatus.INVALID_PCK_CERT, detail)
+    if "CA" not in crl.issuer.common_name or crl.issuer.der != leaf.issuer.der:
+        detail = f"PCK CRL: of {crl.issuer.common_name!r}, not of the PCK's issuer"
+        raise StepFault(QuoteStep.PCK, QvlStatus.INVALID_PCK_CRL, detail)
+    if crl.revokes(leaf):
+        raise StepFault(QuoteStep.PCK, QvlStatus.PCK_REVOKED, "the PCK certificate is in the PCK CRL")
+
+
+def _match_tcb_info(sgx: SgxExtension, info: TcbInfo, quote: Quote) -> None:
+    """The TCB info is for this TEE and this kind of platform."""
+    if (info.id == TDX_ID) != (quote.header.tee_type == TeeType.TDX):
+        detail = f"TCB info is for {info.id}"
+    elif sgx.fmspc != info.fmspc:
+        detail = f"FMSPC {sgx.fmspc.hex()}, TCB info for {info.fmspc.hex()}"
+    elif sgx.pce_id != info.pce_id:
+        detail = f"PCEID {sgx.pce_id.hex()}, TCB info for {info.pce_id.hex()}"
+    else:
+        return
+    raise StepFault(QuoteStep.TCB_INFO_MATCH, QvlStatus.TCB_INFO_MISMATCH, detail)
 
 
 def _check_qe(quote: Quote, certification: QeCertification, leaf: Certificate | None, documents: Documents) -> None:

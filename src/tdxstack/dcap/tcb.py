@@ -7,6 +7,7 @@ convergence; for TDX 1.5 bodies the same for the module that runs now, and wheth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import ge
 
 from tdxstack.dcap.enclave_identity import EnclaveIdentity
 from tdxstack.dcap.status import QvlStatus, TcbStatus, VerifyFault
@@ -56,13 +57,12 @@ def reaches(tcb: PckTcb, svn: bytes | None, level: TcbLevel) -> bool:
     """
     if tcb.pce_svn < level.pce_svn:
         return False
-    for have, need in zip(tcb.components, level.sgx, strict=True):
-        if have < need:
-            return False
+    if not all(map(ge, tcb.components, level.sgx)):
+        return False
     if svn is None or level.tdx is None:
         return True
     start = 2 if svn[1] else 0
-    return all(svn[index] >= level.tdx[index] for index in range(start, 16))
+    return all(map(ge, svn[start:], level.tdx[start:]))
 
 
 def isv_level(levels: tuple[IsvLevel, ...], svn: int) -> IsvLevel | None:

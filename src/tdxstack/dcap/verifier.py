@@ -93,7 +93,7 @@ class Verifier:
         except StepFault as fault:
             return self._unreadable(raw, fault.detail, now, None), quote
         # What certifies the attestation key lies between the quote's signature and the trailing bytes.
-        signed = quote.signed_bytes()
+        signed = raw[: quote.signed_size]
         certified = raw[len(signed) + 68 : len(raw) - len(quote.trailing)]
         platform = self._platforms.get(_Keyed(certified, quote, certification), self._check_platform)
         return self._judgement(platform.pck, check_quote(quote, signed, platform, self.documents), now), quote

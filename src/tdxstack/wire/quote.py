@@ -273,6 +273,11 @@ class Quote:
         """The body's type, also for version 3 and 4, which do not write it."""
         return self.body.body_type if isinstance(self.body, TdReportBody) else BodyType.SGX
 
+    @property
+    def signed_size(self) -> int:
+        """How many bytes from the start its signature covers."""
+        return HEADER_SIZE + (6 if self.header.version == 5 else 0) + BODY_SIZES[self.body_type]
+
     def signed_bytes(self) -> bytes:
         """What the quote's signature covers: header, body descriptor (version 5) and body."""
         return unsigned_quote(self.header, self.body)

@@ -17,6 +17,7 @@ SGX_EXTENSION_OID = "1.2.840.113741.1.13.1"
 _ARC = bytes.fromhex("2a864886f84d010d01")
 #: SVNs of 16 components, PCESVN and CPUSVN.
 _TCB_ENTRIES = 18
+_TCB_NUMBERS = frozenset(bytes([number]) for number in range(1, _TCB_ENTRIES + 1))
 
 
 class SgxType(IntEnum):
@@ -110,9 +111,9 @@ def _tcb(fields: _Fields) -> PckTcb:
     if tag != SEQUENCE:
         raise ExtensionFault("entry .2 (TCB) is not a sequence")
     inner = {oid[1:]: value for oid, value in _entries(body, (_TCB_ENTRIES,)) if oid[:1] == b"\x02"}
-    missing = [number for number in range(1, _TCB_ENTRIES + 1) if bytes([number]) not in inner]
-    if missing:
-        raise ExtensionFault(f"entry .2.{missing[0]} is missing", missing=True)
+    if not inner.keys() >= _TCB_NUMBERS:
+        missing = next(number for number in range(1, _TCB_ENTRIES + 1) if bytes([number]) not in inner)
+        raise ExtensionFault(f"entry .2.{missing} is missing", missing=True)
     components = bytes(_number(inner, index, INTEGER) & 0xFF for index in range(1, 17))
     return PckTcb(components, _number(inner, 17, INTEGER) & 0xFFFFFFFF, _octets(inner, 18, 16))
 
@@ -150,6 +151,12 @@ def _entries(body: bytes, counts: tuple[int, ...]) -> list[tuple[bytes, tuple[in
 
     An OID outside of that arc is given as an empty one: entries that are not known are not looked at.
     """
+    try:
+        entries = _plain_entries(body)
+    except IndexError:  # told apart by reading every part
+        entries = []
+    if len(entries) in counts:
+        return entries
     found = _sequence(body)
     if len(found) not in counts:
         raise ExtensionFault(f"{len(found)} entries where {' or '.join(map(str, counts))} belong", missing=True)
@@ -164,6 +171,24 @@ def _entries(body: bytes, counts: tuple[int, ...]) -> list[tuple[bytes, tuple[in
         if oid_tag != OID:
             raise ExtensionFault("an entry does not start with an OID")
         entries.append((oid[len(_ARC) :] if oid.startswith(_ARC) else b"", value))
+    return entries
+
+
+def _plain_entries(body: bytes) -> list[tuple[bytes, tuple[int, bytes]]]:
+    """The same for entries of the form that Intel writes, a certificate's 28 of them quickly. Raises IndexError."""
+    entries = []
+    at, skip = 0, len(_ARC)
+    while at < len(body):
+        tag, start, end = (body[at], at + 2, at + 2 + body[at + 1]) if body[at + 1] < 0x80 else tlv(body, at)
+        value = start + 2 + body[start + 1]
+        if tag != SEQUENCE or body[start] != OID or not body.startswith(_ARC, start + 2) or end > len(body):
+            raise IndexError("not an OID of Intel's arc in a sequence")
+        size = body[value + 1]
+        inner, stop = (value + 2, value + 2 + size) if size < 0x80 else tlv(body, value)[1:]
+        if stop != end:
+            raise IndexError("not two parts")
+        entries.append((body[start + 2 + skip : value], (body[value], body[inner:stop])))
+        at = end
     return entries
 
 
