@@ -120,7 +120,7 @@ def many(count: int, rounds: int) -> float:
 
 
 def memory(count: int, seconds: float) -> int:
-    """KiB by which resident memory grew over ``count`` quotes, or as many as ``seconds`` allow, after the first 50,000.
+    """KiB by which resident memory grew over ``count`` quotes, or as many as ``seconds`` allow; not the first 50,000.
 
     Every quote is a genuine one with a body and a signature of its own; each 20th has an attestation key not seen
     before, each 7th is not signed by its key.
