@@ -48,9 +48,9 @@ bench: setup ## benchmarks; figures are printed
 	./scripts/setup-os.sh --tests
 	$(BIN)/python -m benchmarks
 
-fuzz: venv ## fuzz one target with atheris: make fuzz TARGET=quote SECONDS=600
+fuzz: venv ## fuzz every target with atheris for ten minutes, or one: make fuzz TARGET=quote SECONDS=600
 	$(VENV)/bin/uv pip install --quiet "atheris>=3"
-	PYTHONPATH=src:tests $(BIN)/python -m fuzz.run $(or $(TARGET),quote) $(or $(SECONDS),600)
+	PYTHONPATH=src:tests $(BIN)/python -m fuzz.run $(or $(TARGET),all) $(or $(SECONDS),600)
 
 lock: ## write requirements.lock anew from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra services --extra deploy --extra kubernetes --extra tests --group dev --group docs pyproject.toml -o requirements.lock

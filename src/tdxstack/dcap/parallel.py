@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _SMALLEST_BATCH, _LARGEST_BATCH = 8, 256
 
 _in_worker: dict[str, Verifier] = {}
+_known: list[Sequence[bytes]] = []
+#: Different judgements, and for each quote which of them it has.
+_Judged = tuple[list[Judgement], list[int]]
 
 
 class VerifierPool:
@@ -26,23 +29,45 @@ class VerifierPool:
     Args:
         verifier: what each worker holds a copy of.
         workers: how many processes; as many as this process may use cores, if None.
+        quotes: quotes that are known beforehand: workers that are forked need not be handed them.
     """
 
-    def __init__(self, verifier: Verifier, workers: int | None = None) -> None:
+    def __init__(self, verifier: Verifier, workers: int | None = None, quotes: Sequence[bytes] = ()) -> None:
         self._verifier = verifier
         # Forking is quick and needs no importable main module, but only a process with one thread may do it.
         method = "fork" if threading.active_count() == 1 else "forkserver"
+        self._quotes = quotes
+        self._inherited = method == "fork"
         self._pool = ProcessPoolExecutor(
-            workers, multiprocessing.get_context(method), initializer=_start, initargs=(verifier,)
+            workers,
+            multiprocessing.get_context(method),
+            initializer=_start,
+            initargs=(verifier, quotes if self._inherited else ()),
         )
         self._workers = workers or multiprocessing.cpu_count()
 
     def verify(self, quotes: Iterable[bytes], *, now: int) -> Iterator[Verification]:
         """Judge every quote at ``now`` (Unix seconds)."""
         raws = list(quotes)
-        size = min(max(len(raws) // (8 * self._workers), _SMALLEST_BATCH), _LARGEST_BATCH)
-        batches = [raws[at : at + size] for at in range(0, len(raws), size)]
+        batches = [raws[part] for part in self._parts(len(raws))]
         judged = self._pool.map(_judge, batches, [now] * len(batches))
+        return self._results(batches, judged, now)
+
+    def verify_known(self, *, now: int) -> Iterator[Verification]:
+        """Judge the quotes that the pool was made with at ``now`` (Unix seconds)."""
+        if not self._inherited:
+            return self.verify(self._quotes, now=now)
+        parts = self._parts(len(self._quotes))
+        judged = self._pool.map(_judge_part, parts, [now] * len(parts))
+        return self._results((self._quotes[part] for part in parts), judged, now)
+
+    def _parts(self, count: int) -> list[slice]:
+        size = min(max(count // (8 * self._workers), _SMALLEST_BATCH), _LARGEST_BATCH)
+        return [slice(at, at + size) for at in range(0, count, size)]
+
+    def _results(
+        self, batches: Iterable[Sequence[bytes]], judged: Iterator[_Judged], now: int
+    ) -> Iterator[Verification]:
         for batch, (judgements, indexes) in zip(batches, judged, strict=True):
             for raw, index in zip(batch, indexes, strict=True):
                 yield Verification(raw, now, judgements[index], self._verifier)
@@ -56,11 +81,16 @@ class VerifierPool:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _start(verifier: Verifier) -> None:
+def _start(verifier: Verifier, quotes: Sequence[bytes]) -> None:
     _in_worker["verifier"] = verifier
+    _known.append(quotes)
 
 
-def _judge(batch: Sequence[bytes], now: int) -> tuple[list[Judgement], list[int]]:
+def _judge_part(part: slice, now: int) -> _Judged:
+    return _judge(_known[0][part], now)
+
+
+def _judge(batch: Sequence[bytes], now: int) -> _Judged:
     """The different judgements of a batch, and which of them each quote has: most quotes have the same."""
     verifier = _in_worker["verifier"]
     judgements: list[Judgement] = []

@@ -74,8 +74,9 @@ class Verifier:
         """
         from tdxstack.dcap.parallel import VerifierPool
 
-        with VerifierPool(self, workers) as pool:
-            return list(pool.verify(quotes, now=now))
+        known = [bytes(quote) for quote in quotes]
+        with VerifierPool(self, workers, known) as pool:
+            return list(pool.verify_known(now=now))
 
     def forget(self) -> None:
         """Forget every platform seen so far; what is known of the collateral stays."""
