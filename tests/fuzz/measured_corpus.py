@@ -57,8 +57,8 @@ def seeds() -> dict[str, bytes]:
     return {
         "ccel/table": CcelTable(0x10000, 0x1000).to_bytes(),
         "ccel/log": log().to_bytes(),
-        "tcg/log": log().to_bytes(),
-        "tcg/json": b'[{"imr":0,"event_type":4,"digest":"' + b"00" * 48 + b'","event":"x","event_payload":""}]',
+        "eventlog/log": log().to_bytes(),
+        "eventlog/json": b'[{"imr":0,"event_type":4,"digest":"' + b"00" * 48 + b'","event":"x","event_payload":""}]',
         "ima/ascii": ima_list(),
         "tdvf/ovmf": firmware_file(GENERIC_4M)[-0x400:],
         "tdvf/td-shim": firmware_file(GENERIC_4M, layout="td-shim")[-0x400:],

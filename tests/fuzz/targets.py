@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import cast
 
 from fuzz import measured
-from fuzz.measure_targets import MEASURE_TARGETS
 from tdxstack.cli.commands.quote import output_text
 from tdxstack.cli.commands.quote import show_members as show_quote
 from tdxstack.cli.commands.report import show_members as show_report
@@ -27,9 +26,12 @@ from tdxstack.dcap.signed_json import DocumentFault, signed_body
 from tdxstack.dcap.status import VerifyFault
 from tdxstack.dcap.tcb_info import TcbInfo
 from tdxstack.errors import CollateralError, UsageError, WireError
+from tdxstack.measure.boot import event_members
+from tdxstack.measure.check import false_descriptions
+from tdxstack.measure.describe import describe
 from tdxstack.measure.difference import diff_logs
 from tdxstack.measure.logs import load
-from tdxstack.measure.replay import replay
+from tdxstack.measure.replay import replay, replay_tpm
 from tdxstack.pcs.bundle import read_bundle
 from tdxstack.pcs.registration import read_csv
 from tdxstack.services.pccs.admission import Admission
@@ -128,7 +130,7 @@ def tdreport(data: bytes) -> None:
 
 
 def eventlog(data: bytes) -> None:
-    """Event logs of any format: shown as document, table and YAML, replayed, compared."""
+    """Event logs of any format: shown as document, table and YAML, described, replayed, compared."""
     try:
         loaded = load(data)
     except WireError:
@@ -138,7 +140,12 @@ def eventlog(data: bytes) -> None:
     log_table(loaded, body)
     yaml_text(body).encode("utf-8", "backslashreplace")
     replay(loaded.log)
+    replay_tpm(loaded.original)
+    false_descriptions(loaded.original.events)
+    event_members(loaded.log)
     diff_logs(loaded.log, loaded.log)
+    for event in loaded.log.events:
+        assert describe(event).isprintable()
 
 
 def shown(data: bytes) -> None:
@@ -190,6 +197,4 @@ def registration(data: bytes) -> None:
 
 
 _ALL = (quote, shown, collateral, certificate, chain, crl, documents, tdreport, eventlog, policy, pccs, registration)
-TARGETS: dict[str, Callable[[bytes], None]] = (
-    {target.__name__: target for target in _ALL} | measured.TARGETS | MEASURE_TARGETS
-)
+TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for target in _ALL} | measured.TARGETS

@@ -57,7 +57,7 @@ def test_the_installed_firmware() -> None:
         (with_section(0, memory_size=0x1000), "MemoryDataSize"),
         (with_section(0, gpa=0xFFFFFFFFFFFFF000), "MemoryDataSize"),
         (with_section(2, memory_size=1 << 40), "MemoryDataSize"),
-        (with_section(0, gpa=1 << 32, memory_size=1 << 30), "MemoryDataSize"),
+        (with_section(0, gpa=1 << 32, memory_size=1 << 28), "MemoryDataSize"),
         (with_section(2, raw_size=16), "RawDataSize"),
         (with_section(1, raw_size=0), "RawDataSize"),
         (with_section(0, type=SectionType.TEMP_MEM, raw_size=0), "BFV"),
