@@ -80,7 +80,7 @@ def tdvf(data: bytes) -> None:
 
 
 _FIRMWARE_READS = _only_wire_errors(
-    *(lambda data, order=order: mrtd(data, order) for order in MrtdOrder),  # type: ignore[misc]
+    *(lambda data, order=order: mrtd(data, order) for order in MrtdOrder),
     VariableStore.from_bytes,
     volumes,
     payloads,

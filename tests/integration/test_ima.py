@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tdxstack
 from integration.conftest import Tdxctl, image_with
 from tdxstack.wire.ima import ImaEntry, read_list
 
 pytestmark = pytest.mark.integration
 NAME = "watched"
+PACKAGE = Path(tdxstack.__file__).parent
 #: Rules of one's own: only what is made executable here.
 RULES = "measure func=BPRM_CHECK mask=MAY_EXEC fowner=1234"
 SCRIPT = "cp /usr/bin/true /root/{0} && chown 1234 /root/{0} && /root/{0}"
@@ -44,9 +49,7 @@ def watched(tdxctl: Tdxctl) -> Iterator[Watched]:
     tdxctl.ok("td", "delete", NAME, "--yes")
 
 
-def replayed(tdxctl: Tdxctl, path: Path) -> tuple[int, dict[str, object]]:
-    import json
-
+def replayed(tdxctl: Tdxctl, path: Path) -> tuple[int, Any]:
     done = tdxctl("eventlog", "replay", "--td", NAME, "--ima", str(path), "--json")
     return done.returncode, json.loads(done.stdout)
 
@@ -80,7 +83,7 @@ def test_an_entry_altered_far_down_is_found(watched: Watched, tmp_path: Path) ->
     path.write_text("\n".join(lines) + "\n")
     status, replay = replayed(watched.tdxctl, path)
     assert (status, replay["matches"]) == (3, [True, True, False, True])
-    assert any("IMA entry 60" in str(one) for one in list(replay["problems"]))  # type: ignore[call-overload]
+    assert any("IMA entry 60" in one for one in replay["problems"])
 
 
 def test_rules_of_ones_own(watched: Watched, tmp_path: Path) -> None:
@@ -106,3 +109,39 @@ def test_the_policy_made_before_the_boot_accepts_it(watched: Watched, tmp_path: 
     assert good["verdict"] == "accepted", good["reasons"]
     policy.write_text(watched.policy.replace("ima_policy=tcb", "ima_policy=none"))
     assert watched.tdxctl("attest", NAME, "--policy", str(policy)).returncode == 3
+
+
+@pytest.fixture(scope="module")
+def papers_commands(watched: Watched, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The package in the guest, as pip would put it there; what runs one of its entry points."""
+    bundle = tmp_path_factory.mktemp("package") / "tdxstack.zip"
+    with zipfile.ZipFile(bundle, "w") as archive:
+        for path in sorted(PACKAGE.rglob("*.py")):
+            archive.write(path, path.relative_to(PACKAGE.parent))
+    watched.tdxctl.ok("td", "copy", NAME, str(bundle), ":/root/tdxstack.zip")
+    return "PYTHONPATH=/root/tdxstack.zip python3 -c 'from tdxstack.cli import paper; paper.{}()'"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("tdx_eventlogs", ("kernel command line (LoadOptions)", "RTMR3")),
+        ("tdx_tdreport", ("ab742989d480d040f178cf83c3ae0734",)),
+        ("tdx_verify_rtmr", ("RTMR0", "IMA")),
+    ],
+)
+def test_the_papers_commands_in_the_guest(
+    watched: Watched, papers_commands: str, command: str, words: tuple[str, ...]
+) -> None:
+    """White paper, 4.2.4 and 4.2.5: also where IMA has extended RTMR2."""
+    shown = watched.run(papers_commands.format(command))
+    assert [word for word in words if word not in shown] == [], shown
+
+
+def test_the_papers_commands_fail_where_something_differs(watched: Watched, papers_commands: str) -> None:
+    """RTMR3 is extended by what is in no log."""
+    register = "/sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384"
+    watched.run(f"head -c 48 /dev/zero > {register}")
+    for command in ("tdx_verify_rtmr", "tdx_eventlogs"):
+        script = papers_commands.format(command)
+        assert watched.tdxctl("td", "exec", NAME, "--", "sh", "-c", script).returncode == 3
