@@ -13,10 +13,10 @@ from tdxstack.errors import WireError
 from tdxstack.measure.shim import SHIM_LOCK, Shim
 from tdxstack.measure.trace import Trace
 from tdxstack.wire.der import SEQUENCE, tlv
-from tdxstack.wire.efi.signatures import CERT_X509, Signature, read_lists
+from tdxstack.wire.efi.signatures import CERT_SHA256, CERT_X509, Signature, read_lists
 from tdxstack.wire.efi.variable import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, VariableData
 from tdxstack.wire.efi.varstore import Variable, VariableStore
-from tdxstack.wire.pe import PeImage
+from tdxstack.wire.pe import PeImage, authenticode
 from tdxstack.wire.tcg import EventType
 
 SECURE_BOOT_ENABLE = UUID("f0a30bc7-af08-4556-99c4-001009c93a44")
@@ -122,20 +122,25 @@ def _subject(certificate: bytes) -> bytes | None:
     return certificate[position:end] if tag == SEQUENCE else None
 
 
-def _entries(firmware: bytes, variables: tuple[Variable, ...] | None) -> list[Signature]:
+def _entries(
+    firmware: bytes, variables: tuple[Variable, ...] | None, name: str = "db", kind: UUID = CERT_X509
+) -> list[Signature]:
+    """The entries of one kind in db or dbx."""
     if variables is None:
         variables = VariableStore.from_bytes(firmware).variables
-    values = [one.value for one in variables if (one.name, one.guid) == ("db", IMAGE_SECURITY_DATABASE)]
-    return [
-        one for value in values for group in read_lists(value) if group.type == CERT_X509 for one in group.signatures
-    ]
+    values = [one.value for one in variables if (one.name, one.guid) == (name, IMAGE_SECURITY_DATABASE)]
+    return [one for value in values for group in read_lists(value) if group.type == kind for one in group.signatures]
 
 
 @dataclass(slots=True)
 class SecureBootTrust:
-    """Who vouches for what is started while secure boot is on. Firmware and shim each measure an entry once."""
+    """Who vouches for what is started while secure boot is on. Firmware and shim each measure an entry once.
+
+    ``entries`` are db's certificates, ``forbidden`` what dbx holds: certificates, and SHA-256 digests of images.
+    """
 
     entries: list[Signature]
+    forbidden: frozenset[bytes] = frozenset()
     vendor: bytes = b""
     _measured: set[tuple[str, bytes]] = field(default_factory=set)
 
@@ -144,9 +149,12 @@ class SecureBootTrust:
         """What a firmware trusts, or None where secure boot is off.
 
         Raises:
-            WireError: db is damaged.
+            WireError: db or dbx is damaged.
         """
-        return cls(_entries(firmware, variables)) if is_on(firmware, variables, capable=capable) else None
+        if not is_on(firmware, variables, capable=capable):
+            return None
+        forbidden = [one for kind in (CERT_X509, CERT_SHA256) for one in _entries(firmware, variables, "dbx", kind)]
+        return cls(_entries(firmware, variables), frozenset(one.data for one in forbidden))
 
     def firmware_verifies(self, trace: Trace, image: bytes, unknown: str | None = None) -> None:
         """The event of the firmware's check of an image; ``unknown`` says why it is not known, if so.
@@ -155,6 +163,7 @@ class SecureBootTrust:
             WireError: no PE image.
         """
         why = "the db entry that vouches for the image's signature"
+        unknown = unknown or self._refused(image, "the firmware")
         entry = None if unknown else _signer(image, self.entries)
         if entry is None:
             why = unknown or "unknown because no certificate in db is the image's signer: the firmware refuses it"
@@ -174,8 +183,8 @@ class SecureBootTrust:
         if shim is not None:
             self.vendor = shim.vendor_authorized
         vendor = [Signature(SHIM_LOCK, self.vendor)] if self.vendor else []
-        accepted = False
-        for signature in _signatures(image):
+        accepted, refused = False, self._refused(image, "shim")
+        for signature in () if refused else _signatures(image):
             # Every signature is looked at, and by what it is accepted is measured.
             for name, guid, entries in (
                 ("db", IMAGE_SECURITY_DATABASE, self.entries),
@@ -188,8 +197,18 @@ class SecureBootTrust:
                     self._once(trace, "shim", VariableData(guid, name, entry.to_bytes()), why)
                     break
         if not accepted:
-            why = "unknown because neither db nor shim's vendor key is the image's signer: shim refuses it"
+            why = refused or "unknown because neither db nor shim's vendor key is the image's signer: shim refuses it"
             trace.add(7, EventType.EV_EFI_VARIABLE_AUTHORITY, None, "authority", why)
+
+    def _refused(self, image: bytes, who: str) -> str | None:
+        """Why dbx forbids an image, or None."""
+        if not self.forbidden:
+            return None
+        if authenticode(image, "sha256")[0] in self.forbidden:
+            return f"unknown because dbx holds the image's digest: {who} refuses it"
+        if any(one in signature for one in self.forbidden for signature in _signatures(image)):
+            return f"unknown because dbx holds a certificate of the image's signatures: {who} refuses it"
+        return None
 
     def _once(self, trace: Trace, who: str, authority: VariableData, why: str) -> None:
         data = authority.to_bytes()

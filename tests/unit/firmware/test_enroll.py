@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import stat
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -19,10 +21,12 @@ from tdxstack.firmware.enroll import (
 )
 from tdxstack.firmware.keys import new_keys, read_certificate, subject
 from tdxstack.measure.mrtd import mrtd
-from tdxstack.measure.secure_boot import authority_of, is_on, secure_boot_variables
+from tdxstack.measure.secure_boot import SecureBootTrust, authority_of, is_on, secure_boot_variables
+from tdxstack.measure.trace import Trace
 from tdxstack.wire.efi.signatures import CERT_SHA256, read_lists
 from tdxstack.wire.efi.variable import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE
 from tdxstack.wire.efi.varstore import Variable, VariableStore
+from tdxstack.wire.pe import authenticode
 from varstore_file import with_store
 
 FIRMWARE = with_store(firmware_file(GENERIC_4M))
@@ -115,6 +119,25 @@ def test_authority_is_the_db_entry_in_the_signature(certificates: tuple[bytes, .
     assert authority is not None
     assert authority.name == "db"
     assert authority.value.endswith(certificates[2])
+
+    def measured(**more: Any) -> tuple[bytes | None, str]:
+        trust = SecureBootTrust.of(enroll(FIRMWARE, keys_of(certificates, **more)), None, capable=True)
+        assert trust is not None
+        trace = Trace()
+        trust.firmware_verifies(trace, bytes(signed))
+        (event,) = trace.events
+        return event.digest, event.why
+
+    assert measured()[0] == hashlib.sha384(authority.to_bytes()).digest()
+    digest = authenticode(bytes(signed), "sha256")[0]
+    assert measured(dbx_digests=(bytes(32),))[0] is not None
+    for forbidden, words in (
+        ({"dbx_digests": (digest,)}, "dbx holds the image's digest"),
+        ({"dbx_certificates": (certificates[2],)}, "dbx holds a certificate"),
+    ):
+        unknown, why = measured(**forbidden)
+        assert unknown is None
+        assert words in why
 
 
 def test_faults(certificates: tuple[bytes, ...], tmp_path: Path) -> None:
