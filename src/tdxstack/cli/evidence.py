@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tdxstack.dcap.policy import Policy
     from tdxstack.measure.boot import BootRecord
 
-_ENCODED = re.compile(rb"[0-9A-Za-z+/]+={0,2}")
+_ENCODED = re.compile(rb"[0-9A-Za-z+/_-]+={0,2}")
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 #: No file of evidence is longer.
 MAX_FILE_SIZE = 16 << 20
 
@@ -83,7 +84,9 @@ def _member(data: bytes) -> bytes:
 
 
 def _base64(text: bytes) -> bytes:
-    return base64.b64decode(text, validate=True)
+    """Either alphabet, padded or not, as tokens and JSON carry it."""
+    text = text.translate(_URL_SAFE).rstrip(b"=")
+    return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
 
 
 def read_collateral(path: str) -> tuple[Collateral, CollateralError | None]:

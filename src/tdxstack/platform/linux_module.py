@@ -108,7 +108,7 @@ def rollback_plan(directory: Path) -> list[Change]:
     """
     record = _record(directory)
     if not record:
-        raise StateError(str(directory), "roll back", "as it was", "a module staged by tdxctl before")
+        raise StateError(str(directory), "roll back", "nothing is staged", "a module staged by tdxctl before")
     changes = []
     for name, old in record.items():
         kept = directory / f"{name}.old"

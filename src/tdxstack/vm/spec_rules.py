@@ -17,7 +17,7 @@ FIRST_CID = 3
 
 def check(spec: TdSpec) -> None:
     """Raise UsageError at the first rule that ``spec`` breaks."""
-    for rule in (_size, _boot, _type, _network, _driver):
+    for rule in (check_size, _boot, _type, _network, _driver):
         rule(spec)
 
 
@@ -25,7 +25,8 @@ def _refuse(spec: TdSpec, setting: str, what: str, hint: str) -> None:
     raise UsageError(f"TD {spec.name}: {setting}: {what}", hint=hint)
 
 
-def _size(spec: TdSpec) -> None:
+def check_size(spec: TdSpec) -> None:
+    """Memory and processors are such as a machine can have. Raises UsageError."""
     if spec.memory < MIN_MEMORY or spec.memory % MIB:
         _refuse(spec, "memory", f"{spec.memory} bytes is not a whole number of MiB from 64M", "write memory = 2G")
     if not 1 <= spec.vcpus <= MAX_VCPUS:

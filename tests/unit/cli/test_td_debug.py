@@ -34,6 +34,19 @@ def test_what_a_debugged_start_would_do(defined: str, capsys: Capture) -> None:
     assert "chardev:gdb" not in json.loads(capsys.readouterr().out)["argv"]
 
 
+def test_what_another_dialect_would_do(defined: str, tmp_path: Path, capsys: Capture) -> None:
+    kernel = tmp_path / "vmlinuz"
+    assert main(["td", "create", "td", "--kernel", str(kernel), "--dialect", "software"]) == 0
+    capsys.readouterr()
+    assert main(["td", "start", "td", "--dialect", "tdx15", "--dry-run", "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["dialect"] == "tdx15"
+    assert any("memory-backend-memfd-private" in word for word in body["argv"])
+    assert lifecycle.status("td").spec.dialect == "software", "a dry run changes nothing"
+    assert main(["td", "start", "td", "--dialect", "nosuch", "--dry-run"]) == 2
+    assert "tdx15, canonical" in capsys.readouterr().err
+
+
 def test_a_debugged_guest_cannot_be_waited_for(defined: str, capsys: Capture) -> None:
     assert main(["td", "start", defined, "--debug", "--wait"]) == 2
     assert "waits for gdb" in capsys.readouterr().err

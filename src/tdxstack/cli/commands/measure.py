@@ -42,7 +42,7 @@ def _add_predict(verbs: Any) -> None:
     what.add_argument(
         "--image", metavar="I", help="disk that it boots from where no kernel is given: a file, or a name"
     )
-    what.add_argument("--vcpus", type=int, metavar="N", help="virtual CPUs (default: 1)")
+    what.add_argument("--vcpus", type=int, metavar="N", help="virtual CPUs (default: 2, as quickstart's)")
     what.add_argument("--no-disk", action="store_true", help="the TD has no disk")
     what.add_argument("--device", action="append", metavar="D", help="further device, as QEMU's -device takes it")
     how = predict.add_argument_group("how")
@@ -154,7 +154,9 @@ def _spec(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
     """
     import dataclasses
 
+    from tdxstack.cli.commands.quickstart import VCPUS
     from tdxstack.vm.spec import Boot, TdSpec
+    from tdxstack.vm.spec_rules import check_size
 
     disk = None
     if args.td:
@@ -168,7 +170,7 @@ def _spec(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
             hint = "give --td NAME, or --firmware F --kernel K --cmdline S, or --image I"
             raise UsageError("nothing to predict", hint=hint)
         # The default TD has a disk; its content does not count in a direct boot, that it is there does.
-        spec = TdSpec(name="predicted", image=None if args.no_disk else Path("/image"))
+        spec = TdSpec(name="predicted", vcpus=VCPUS, image=None if args.no_disk else Path("/image"))
     changes: dict[str, Any] = {
         name: getattr(args, name)
         for name in ("firmware", "kernel", "initrd", "cmdline", "vcpus", "qemu")
@@ -179,7 +181,7 @@ def _spec(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
     if args.image:
         changes["image"], disk = _image(args.image), None
         changes["boot"] = Boot.DIRECT if args.kernel else Boot.GRUB
-    if args.memory:
+    if args.memory is not None:
         changes["memory"] = memory_size(args.memory)
     if args.no_disk:
         changes["image"] = None
@@ -187,7 +189,9 @@ def _spec(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
         changes["devices"] = (*spec.devices, *args.device)
     if args.profile and args.profile.startswith("tdx") and not args.td:
         changes |= {"platform": "tdx", "dialect": _tdx_dialect(changes.get("qemu", spec.qemu))}
-    return dataclasses.replace(spec, **changes), disk
+    spec = dataclasses.replace(spec, **changes)
+    check_size(spec)
+    return spec, disk
 
 
 def _machine(args: argparse.Namespace, spec: TdSpec) -> list[str] | None:

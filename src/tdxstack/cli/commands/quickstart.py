@@ -10,6 +10,9 @@ from tdxstack.cli.firmware_names import firmware_path
 from tdxstack.cli.sizes import memory_size
 from tdxstack.errors import ExitCode
 
+#: Virtual CPUs of the TD, if nothing else is asked for.
+VCPUS = 2
+
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "The exit status is 0 only if everything held, 3 if the evidence was rejected."
@@ -23,7 +26,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cmdline", metavar="TEXT", help="kernel command line (default: the image's)")
     parser.add_argument("--append", default="", metavar="TEXT", help="add to the kernel command line")
     parser.add_argument("--memory", default="2G", metavar="SIZE", help="memory (default: %(default)s)")
-    parser.add_argument("--vcpus", type=int, default=2, metavar="N", help="virtual CPUs (default: %(default)s)")
+    parser.add_argument("--vcpus", type=int, default=VCPUS, metavar="N", help="virtual CPUs (default: %(default)s)")
     parser.add_argument(
         "--expect",
         type=Path,

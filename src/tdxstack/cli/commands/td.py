@@ -30,6 +30,11 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="set the TD's setting debug first: halted before its first instruction, for tdxctl td gdb",
     )
+    start.add_argument(
+        "--dialect",
+        metavar="NAME",
+        help="set the TD's setting dialect first: auto, software, tdx15, canonical or upstream",
+    )
     start.add_argument("--dry-run", action="store_true", help="print QEMU's argument list and start nothing")
     start.add_argument("--print-xml", action="store_true", help="print libvirt's domain XML and start nothing")
     output.add_json(start)
@@ -149,8 +154,8 @@ def run_start(args: argparse.Namespace) -> ExitCode:
         return _print_xml(args)
     if args.dry_run:
         return _preview(args)
-    if args.debug is not None:
-        _set_debug(args)
+    if _settings(args):
+        _keep_settings(args)
     record = lifecycle.start(args.name, progress=output.step, discard_saved=args.discard_saved)
     if args.wait:
         output.step("waiting for the guest's agent")
@@ -159,32 +164,36 @@ def run_start(args: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
-def _set_debug(args: argparse.Namespace) -> None:
-    """Keep ``--debug`` in the TD's settings, so that `td show` tells and a restart does the same."""
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of the TD that this start's options give."""
+    given = {"debug": args.debug, "dialect": args.dialect}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _keep_settings(args: argparse.Namespace) -> None:
+    """Keep ``--debug`` and ``--dialect`` in the TD's settings: `td show` tells them, and a restart does the same."""
     from tdxstack.vm import changes, plan
     from tdxstack.vm.lifecycle import status
     from tdxstack.vm.spec import Boot
 
     record = status(args.name)
-    spec = record.spec
     if args.debug and args.wait:
         raise UsageError("a TD that is debugged waits for gdb, its agent cannot report", hint="leave --wait out")
-    if spec.debug is not args.debug:
-        plan.prepare(_debugged(args, record))
-        changes.change(args.name, {"debug": args.debug})
-    if args.debug and spec.boot is not Boot.DIRECT:
+    wanted = _with_settings(args, record)
+    if wanted.spec != record.spec:
+        plan.prepare(wanted)
+        changes.change(args.name, _settings(args))
+    if args.debug and record.spec.boot is not Boot.DIRECT:
         output.say(
             "nokaslr is not set: add it to the boot loader's command line on the disk, or symbols will not fit"
         )
 
 
-def _debugged(args: argparse.Namespace, record: TdRecord) -> TdRecord:
-    """The record as ``--debug`` would have it."""
+def _with_settings(args: argparse.Namespace, record: TdRecord) -> TdRecord:
+    """The record as ``--debug`` and ``--dialect`` would have it."""
     import dataclasses
 
-    if args.debug is None:
-        return record
-    return dataclasses.replace(record, spec=dataclasses.replace(record.spec, debug=args.debug))
+    return dataclasses.replace(record, spec=dataclasses.replace(record.spec, **_settings(args)))
 
 
 def _preview(args: argparse.Namespace) -> ExitCode:
@@ -193,7 +202,7 @@ def _preview(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import plan
     from tdxstack.vm.lifecycle import status
 
-    argv, run = plan.preview(_debugged(args, status(args.name)))
+    argv, run = plan.preview(_with_settings(args, status(args.name)))
     body = {"argv": argv, "dialect": run.dialect, "accelerator": run.accelerator, "firmware": run.firmware}
     output.emit(args, output.document("td-argv", body), lambda: shlex.join(argv))
     return ExitCode.DONE
@@ -203,7 +212,7 @@ def _print_xml(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import plan
     from tdxstack.vm.lifecycle import status
 
-    xml = plan.preview_xml(_debugged(args, status(args.name)))
+    xml = plan.preview_xml(_with_settings(args, status(args.name)))
     output.emit(args, output.document("td-xml", {"xml": xml}), lambda: xml)
     return ExitCode.DONE
 

@@ -104,3 +104,9 @@ def test_reference_values(predict_argv: list[str], form: str, capsys: pytest.Cap
 def test_nothing_to_predict(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["measure", "predict"]) == 2
     assert "--td NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("memory", ["", "zz", "-1", "1.5G", "0", "3K"])
+def test_no_machine_has_such_memory(memory: str, firmware: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", "predict", "--firmware", str(firmware), f"--memory={memory}"]) == 2
+    assert "memory" in capsys.readouterr().err

@@ -150,6 +150,7 @@ def test_show(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path) ->
     for text in (
         (real / "quote.bin").read_bytes().hex(),
         base64.b64encode((real / "quote.bin").read_bytes()).decode(),
+        base64.urlsafe_b64encode((real / "quote.bin").read_bytes()).decode().rstrip("="),
     ):
         copy = tmp_path / "quote.txt"
         copy.write_text(text + "\n")
