@@ -34,16 +34,8 @@ def test_what_a_debugged_start_would_do(defined: str, capsys: Capture) -> None:
     assert "chardev:gdb" not in json.loads(capsys.readouterr().out)["argv"]
 
 
-def test_what_another_dialect_would_do(defined: str, tmp_path: Path, capsys: Capture) -> None:
-    kernel = tmp_path / "vmlinuz"
-    assert main(["td", "create", "td", "--kernel", str(kernel), "--dialect", "software"]) == 0
-    capsys.readouterr()
-    assert main(["td", "start", "td", "--dialect", "tdx15", "--dry-run", "--json"]) == 0
-    body = json.loads(capsys.readouterr().out)
-    assert body["dialect"] == "tdx15"
-    assert any("memory-backend-memfd-private" in word for word in body["argv"])
-    assert lifecycle.status("td").spec.dialect == "software", "a dry run changes nothing"
-    assert main(["td", "start", "td", "--dialect", "nosuch", "--dry-run"]) == 2
+def test_a_dialect_that_is_none(defined: str, capsys: Capture) -> None:
+    assert main(["td", "start", defined, "--dialect", "nosuch", "--dry-run"]) == 2
     assert "tdx15, canonical" in capsys.readouterr().err
 
 
@@ -58,6 +50,9 @@ def test_a_dialect_that_refuses_debugging(tmp_path: Path, capsys: Capture) -> No
     kernel = tmp_path / "vmlinuz"
     kernel.write_bytes(b"kernel")
     assert main(["td", "create", "hard", "--kernel", str(kernel), "--dialect", "upstream"]) == 0
+    assert main(["td", "start", "hard", "--dialect", "canonical", "--debug"]) == 4
+    assert "Ubuntu's TDX preview refuses" in capsys.readouterr().err
+    assert lifecycle.status("hard").spec.dialect == "upstream", "what is refused is not kept"
     assert main(["td", "start", "hard", "--debug"]) == 4
     assert "attribute bit 0 (DEBUG)" in capsys.readouterr().err
     assert not lifecycle.status("hard").spec.debug, "what is refused is not kept"

@@ -64,3 +64,22 @@ def test_adding_leaves_the_first_as_it_was() -> None:
     first = KernelCmdline("rw")
     second = first + "quiet"
     assert (str(first), str(second)) == ("rw", "rw quiet")
+
+
+def test_every_class_from_the_package() -> None:
+    import tdxstack.cloud
+
+    for name in (
+        "VMGuestFactory",
+        "VMSpec",
+        "VMImage",
+        "VMMLibvirt",
+        "VMMQemu",
+        "CMDRunner",
+        "DUT",
+        "MSR",
+        "Cluster",
+    ):
+        assert getattr(tdxstack.cloud, name).__name__ == name
+        assert name in dir(tdxstack.cloud)
+    assert not hasattr(tdxstack.cloud, "VMMKvm")
