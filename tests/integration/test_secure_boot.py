@@ -245,8 +245,14 @@ def test_an_altered_ima_list_is_found(direct: Booted, change: str, tmp_path: Pat
         assert json.loads(done.stdout)["matches"] == [True, True, False, True]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("boot", "by_qemu"), [("uki", False), ("uki", True), ("grub", False)])
+@pytest.mark.parametrize(
+    ("boot", "by_qemu"),
+    [
+        ("uki", False),
+        pytest.param("uki", True, marks=pytest.mark.slow),
+        pytest.param("grub", False, marks=pytest.mark.slow),
+    ],
+)
 def test_signed_images_boot_as_predicted(
     boot: str, by_qemu: bool, tdxctl: Tdxctl, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -18,6 +18,7 @@ from tdxstack.errors import WireError
 MAX_ENTRIES = 1 << 20
 MAX_FIELD = 1 << 20
 DIGEST_SIZES = (20, 32, 48, 64)
+_HEX_SIZES = tuple(2 * size for size in DIGEST_SIZES)
 _HASHES = {20: "sha1", 32: "sha256", 48: "sha384", 64: "sha512"}
 _LEGACY_NAME_SIZE = 256
 _U32 = struct.Struct("<I")
@@ -88,7 +89,7 @@ def read_ascii(data: bytes) -> tuple[ImaEntry, ...]:
 
 def _ascii_entry(line: bytes, offset: int) -> ImaEntry:
     match = _LINE.fullmatch(line)
-    if match is None or len(match[2]) // 2 not in DIGEST_SIZES:
+    if match is None or len(match[2]) not in _HEX_SIZES:
         raise WireError("IMA list", "entry", offset, f"not an entry: {line[:60]!r}")
     template = match[3].decode("ascii")
     rest = match[4] or b""

@@ -279,10 +279,9 @@ def read_events(
     log simply ended).
     """
     sizes = dict(algorithms)
-    events: list[Event] = []
-    add, unpack = events.append, _EVENT2.unpack_from
     total = len(data)
-    start = position
+    events, start = _read_plain(data, sizes, position)
+    add, unpack = events.append, _EVENT2.unpack_from
     try:
         while start + 12 <= total:
             index, event_type, count = unpack(data, start)
@@ -304,6 +303,27 @@ def read_events(
     except WireError as fault:
         return tuple(events), start, fault
     return tuple(events), start, None
+
+
+def _read_plain(data: bytes, sizes: dict[int, int], position: int) -> tuple[list[Event], int]:
+    """The records, up to the first other one, that have one digest where the header lists one algorithm: most often
+    the whole of a CC log. Returns them and the offset behind the last.
+    """
+    events: list[Event] = []
+    if len(sizes) != 1:
+        return events, position
+    ((algorithm, length),) = sizes.items()
+    record = struct.Struct(f"<IIIH{length}sI")
+    fixed, total, unpack, add = record.size, len(data), record.unpack_from, events.append
+    while position + fixed <= total:
+        index, event_type, count, given, value, size = unpack(data, position)
+        start = position + fixed
+        end = start + size
+        if count != 1 or given != algorithm or end > total:
+            break
+        add(Event(index, event_type, (Digest(given, value),), data[start:end], position))
+        position = end
+    return events, position
 
 
 def _read_digests(data: bytes, position: int, count: int, sizes: dict[int, int]) -> tuple[tuple[Digest, ...], int]:

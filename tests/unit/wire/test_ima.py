@@ -88,7 +88,16 @@ def test_binary_lists(entries: list[tuple[str, bytes]], size: int) -> None:
     assert all(entry.digest_holds for entry in read)
 
 
-@pytest.mark.parametrize("data", [b"what", b"10 zz ima-ng x y\n", b"10 " + b"a" * 40 + b" ima-xyz d n\n", bytes(100)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"what",
+        b"10 zz ima-ng x y\n",
+        b"10 " + b"a" * 40 + b" ima-xyz d n\n",
+        b"10 " + b"a" * 41 + b" ima-ng sha1: n\n",
+        bytes(100),
+    ],
+)
 def test_what_is_no_list(data: bytes) -> None:
     with pytest.raises(WireError):
         read_list(data)
