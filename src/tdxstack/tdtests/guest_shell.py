@@ -9,7 +9,7 @@ from tdxstack.cloud.vmguest import VMGuest
 from tdxstack.errors import ProcessTimeout
 
 COMMAND_TIMEOUT = 300.0
-PROBE_TIMEOUT = 60.0
+PROBE_TIMEOUT = 30.0
 REBOOT_TIMEOUT = 900.0
 POWER_OFF_TIMEOUT = 300.0
 INTERVAL = 1.0
