@@ -86,6 +86,15 @@ class Environment:
         own_initrd = self.artifacts[initrd].get() if initrd in self.artifacts else None
         return self.artifacts[disk].get(), self.artifacts[kernel].get(), own_initrd, None
 
+    def check_artifacts(self) -> None:
+        """Take what the guests boot from the artifacts, if it is there, before anything runs.
+
+        Raises:
+            UsageError, SystemFault, NetworkFault: as ``Artifact.get``.
+        """
+        if f"latest-guest-image-{self.guest}" in self.artifacts:
+            _ = self.image
+
     @cached_property
     def firmware(self) -> Path:
         """The firmware that TDs boot."""

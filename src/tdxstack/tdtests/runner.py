@@ -75,6 +75,7 @@ def run_tests(options: RunOptions, told: Progress) -> RunOutcome:
     Raises:
         UsageError: no such test, or an unknown guest.
         PlatformMissing: the platform is not there.
+        SystemFault: an artifact that the guests boot is not what it must be.
         KeyboardInterrupt: the user's; machines are removed first.
     """
     import pytest
@@ -84,6 +85,8 @@ def run_tests(options: RunOptions, told: Progress) -> RunOutcome:
     if options.environment.guest not in RECIPES:
         raise UsageError(f"no guest {options.environment.guest!r}", hint=f"one of {', '.join(RECIPES)}")
     check_platform(options.environment.platform)
+    if not options.list_only:
+        options.environment.check_artifacts()
     began = time.monotonic()
     report = Report(told)
     run = StackTests(options.environment, report, keep_vm=options.keep_vm)

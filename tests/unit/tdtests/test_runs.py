@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 import pytest
 
 from tdxstack.cli.commands.test import _exit_code
-from tdxstack.errors import ExitCode, UsageError
+from tdxstack.cloud.artifacts import Artifact, ArtifactManifest
+from tdxstack.errors import ExitCode, SystemFault, UsageError
 from tdxstack.tdtests.environment import RECIPES, REQUIREMENTS, Environment
 from tdxstack.tdtests.results import CaseResult, Report
-from tdxstack.tdtests.runner import CASES, RunOutcome, Selection, module_names
+from tdxstack.tdtests.runner import CASES, RunOptions, RunOutcome, Selection, module_names, run_tests
 
 
 def _phase(test: str, phase: str, outcome: str = "passed", reason: str = "") -> CaseResult:
@@ -83,6 +85,15 @@ def test_every_case_states_a_category_and_known_requirements() -> None:
             if isinstance(call.func, ast.Attribute) and call.func.attr == "requires":
                 used |= {str(word.value) for word in call.args if isinstance(word, ast.Constant)}
     assert used == set(REQUIREMENTS), "a requirement that no test states"
+
+
+def test_a_wrong_artifact_is_told_before_anything_runs(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(b"another")
+    entry = Artifact("latest-guest-image-debian", f"file://{disk}", "0" * 64)
+    environment = Environment(artifacts=ArtifactManifest({entry.name: entry, "latest-guest-kernel-debian": entry}))
+    with pytest.raises(SystemFault, match=f"{disk} has sha256"):
+        run_tests(RunOptions(Selection(("test_report",)), environment), print)
 
 
 def test_requirements_of_the_software_platform() -> None:
