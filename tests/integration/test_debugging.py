@@ -20,8 +20,7 @@ GDB_SECONDS = 600
 @pytest.fixture
 def debugged(tdxctl: Tdxctl, quickstart: Any) -> Iterator[str]:
     """A TD that stands still before its first instruction."""
-    del quickstart
-    tdxctl.ok("td", "create", NAME, "--image", "debian-13", "--memory", "1G")
+    tdxctl.ok("td", "create", NAME, "--image", quickstart["td"]["image"], "--memory", "1G")
     try:
         tdxctl.ok("td", "start", NAME, "--debug")
         yield NAME
@@ -29,7 +28,6 @@ def debugged(tdxctl: Tdxctl, quickstart: Any) -> Iterator[str]:
         tdxctl("td", "delete", NAME, "--yes")
 
 
-@pytest.mark.slow
 def test_gdb(tdxctl: Tdxctl, debugged: str) -> None:
     """A hardware breakpoint at start_kernel is hit, by the name that the kernel itself has for it."""
     if not shutil.which("gdb"):
@@ -48,7 +46,6 @@ def test_gdb(tdxctl: Tdxctl, debugged: str) -> None:
     tdxctl.ok("td", "wait", debugged, "--timeout", "600", timeout=660)
 
 
-@pytest.mark.slow
 def test_symbols_of_a_given_file(tdxctl: Tdxctl, debugged: str) -> None:
     absent = tdxctl("td", "gdb", debugged, "--symbols", "/no/vmlinux")
     assert (absent.returncode, "no file /no/vmlinux" in absent.stderr) == (2, True)

@@ -261,7 +261,6 @@ def _twice(command: Command) -> None:
     command.signal(signal.SIGINT)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("end", [lambda command: command.signal(signal.SIGHUP), _twice], ids=["SIGHUP", "two Ctrl-C"])
 def test_a_terminal_that_closes_and_an_impatient_person(
     waiting: tuple[Command, dict[str, Any]], end: Callable[[Command], None]

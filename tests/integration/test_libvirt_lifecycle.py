@@ -51,7 +51,6 @@ def _state(libvirtd: Libvirtd, name: str = "demo") -> str:
     return done.stdout.strip() or done.stderr.strip()
 
 
-@pytest.mark.slow
 def test_a_trust_domain_from_definition_to_deletion(define: Define, libvirtd: Libvirtd, tmp_path: Path) -> None:
     image = tmp_path / "disk.raw"
     image.write_bytes(bytes(1 << 20))

@@ -114,7 +114,7 @@ def test_commands_by_the_agent(tdxctl: Tdxctl, quickstart: Any) -> None:
     run_by_the_agent(tdxctl, quickstart["td"]["name"])
 
 
-@pytest.mark.parametrize("client", ["tsm_quote.sh", "ccel.sh", "measurements.sh", "tdx_report.c"])
+@pytest.mark.parametrize("client", ["tsm_quote.sh", "ccel.sh", "tdx_report.c"])
 def test_unmodified_clients(tdxctl: Tdxctl, quickstart: Any, tmp_path: Path, client: str) -> None:
     source = CLIENTS / client
     if source.suffix == ".c":
@@ -124,6 +124,22 @@ def test_unmodified_clients(tdxctl: Tdxctl, quickstart: Any, tmp_path: Path, cli
     outputs = ["/root/table", "/root/data"] if client == "ccel.sh" else ["/root/out"]
     done = _run_in_guest(tdxctl, quickstart["td"]["name"], source, *outputs)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+
+
+def test_a_client_of_the_registers_in_sysfs(tdxctl: Tdxctl, quickstart: Any) -> None:
+    """It extends RTMR3; the TD that others share goes back to how it was."""
+    name = quickstart["td"]["name"]
+    tdxctl.ok("td", "snapshot", "create", name, "untouched")
+    try:
+        done = _run_in_guest(tdxctl, name, CLIENTS / "measurements.sh", "/root/out")
+        assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+        assert tdxctl.json("guest", "rtmr", "--td", name)["rtmr"][3] != quickstart["rtmr"][3]["quoted"]
+    finally:
+        tdxctl.ok("td", "stop", name, "--mode", "force")
+        tdxctl.ok("td", "snapshot", "revert", name, "untouched")
+        tdxctl.ok("td", "start", name, "--wait")
+    assert tdxctl.json("guest", "rtmr", "--td", name)["rtmr"] == [one["quoted"] for one in quickstart["rtmr"]]
+    tdxctl.ok("td", "snapshot", "delete", name, "untouched")
 
 
 @pytest.fixture(scope="module")

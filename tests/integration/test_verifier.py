@@ -76,7 +76,6 @@ def decoded(verifier: Verifier, token: str) -> dict[str, Any]:
     return claims
 
 
-@pytest.mark.slow
 def test_a_real_td_attests(tdxctl: Tdxctl, quickstart: Any, launch: Callable[..., Verifier], tmp_path: Path) -> None:
     name = quickstart["td"]["name"]
     pinned = tmp_path / "pinned.toml"

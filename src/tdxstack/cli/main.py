@@ -131,6 +131,8 @@ def _absent(error: ModuleNotFoundError, *, as_json: bool) -> int:
     return int(failure.exit_code)
 
 
+#: Signals that end a command by way of its clean-up.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: How often an ending command has been told to end.
 _told = 0
 
@@ -150,7 +152,13 @@ def entry() -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names out of evidence and file systems may be no text that the terminal's encoding has.
         sys.stdout.reconfigure(errors="backslashreplace")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as with nohup
             signal.signal(number, _terminate)
-    sys.exit(main(sys.argv[1:]))
+    try:
+        status = main(sys.argv[1:])
+    except KeyboardInterrupt:  # once more, while the end was being told
+        status = int(ExitCode.INTERRUPTED)
+    for number in ENDING:  # a late signal must not take the place of the exit status while Python winds up
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)

@@ -35,10 +35,13 @@ def copies(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("name", "path"), PATHS)
-def test_garbage_in_any_file(copies: Path, name: str, path: str) -> None:
+@pytest.mark.parametrize("number", range(len(PATHS)), ids=["-".join(one) for one in PATHS])
+def test_garbage_in_any_file(copies: Path, number: int) -> None:
+    """Each file gets three kinds of garbage, its neighbours others; then it is absent, then a directory."""
+    name, path = PATHS[number]
     target = copies / name / path
-    for garbage in GARBAGE:
+    for step in (0, 3, 5):
+        garbage = GARBAGE[(number + step) % len(GARBAGE)]
         target.write_bytes(garbage)
         assert _look(copies / name)
     target.unlink()

@@ -33,25 +33,31 @@ percent-encoded PEM."""
 
 def create_app(service: Service) -> Front:
     """The ASGI application."""
+    app = routes()
+    app.state.service = service
+    return Front(app, service.hot, service.metrics)
+
+
+def routes() -> FastAPI:
+    """All routes; they ask the service in ``app.state.service``."""
     app = FastAPI(
         title="tdxstack PCCS",
         version=__version__,
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        lifespan=lambda _: _lifespan(service),
+        lifespan=_lifespan,
     )
-    app.state.service = service
     for version in (3, 4):
         app.include_router(routes_read.sgx_router(version), prefix=f"/sgx/certification/v{version}")
         app.include_router(routes_admin.router(version), prefix=f"/sgx/certification/v{version}")
     app.include_router(routes_read.tdx_router(), prefix="/tdx/certification/v4")
-    _add_operations(app, service)
+    _add_operations(app)
     _add_errors(app)
-    return Front(app, service.hot, service.metrics)
+    return app
 
 
-def _add_operations(app: FastAPI, service: Service) -> None:
+def _add_operations(app: FastAPI) -> None:
     @app.get("/healthz", tags=["operation"], summary="Whether the process answers", response_class=PlainTextResponse)
     async def healthz() -> str:
         return "ok\n"
@@ -64,7 +70,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
         responses={503: routes_read.plain(Status.UNAVAILABLE)},
     )
     def readyz() -> str:
-        service.store.check()
+        app.state.service.store.check()
         return "ready\n"
 
     @app.get(
@@ -75,7 +81,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
         responses={503: routes_read.plain(Status.UNAVAILABLE)},
     )
     def metrics() -> Response:
-        return Response(service.measure(), media_type=metrics_format.CONTENT_TYPE)
+        return Response(app.state.service.measure(), media_type=metrics_format.CONTENT_TYPE)
 
 
 def _text(status: Status, text: str) -> PlainTextResponse:
@@ -110,7 +116,8 @@ def _add_errors(app: FastAPI) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(service: Service) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
     tasks = [asyncio.create_task(_watch(service))]
     if service.settings.refresh_hours and service.settings.mode != "OFFLINE":
         tasks.append(asyncio.create_task(_refresh(service)))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,15 +10,24 @@ from typing import Any
 import httpx2
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from fastapi import FastAPI
 
 import fake_intel
-from tdxstack.services.pccs.app import create_app
+from tdxstack.services.pccs.app import routes
+from tdxstack.services.pccs.hot import Front
 from tdxstack.services.pccs.service import Service, open_service
 from tdxstack.services.pccs.settings import Settings
+from tdxstack.services.pccs.store import Store
 from tdxstack.services.pccs.tokens import hash_token
 
 USER, ADMIN = "user token", "admin token"
 USER_HASH, ADMIN_HASH = hash_token(USER), hash_token(ADMIN)
+
+
+@functools.cache
+def _routes() -> FastAPI:
+    """FastAPI takes long over its routes; the tests of a process share them."""
+    return routes()
 
 
 class Clock:
@@ -36,9 +47,11 @@ class Api:
         self.service = service
         self.intel = intel
         self.clock = clock
-        self.app: Any = create_app(service)
+        self.app = Front(_routes(), service.hot, service.metrics)
 
     def call(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
+        _routes().state.service = self.service
+
         async def once() -> httpx2.Response:
             transport = httpx2.ASGITransport(app=self.app, raise_app_exceptions=False)
             async with httpx2.AsyncClient(transport=transport, base_url="http://pccs") as client:
@@ -63,11 +76,22 @@ def intel() -> fake_intel.FakeIntel:
     return fake_intel.FakeIntel()
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with this version's schema and nothing in it."""
+    path = tmp_path_factory.mktemp("database") / "pccs.db"
+    store = Store(f"sqlite:///{path}")
+    store.migrate()
+    store.close()
+    return path
+
+
 @pytest.fixture
-def start(tmp_path: Path, intel: fake_intel.FakeIntel) -> Iterator[Callable[..., Api]]:
+def start(tmp_path: Path, empty: Path, intel: fake_intel.FakeIntel) -> Iterator[Callable[..., Api]]:
     """Start a service in a mode; several share one database."""
     root = tmp_path / "root.pem"
     root.write_bytes(fake_intel.pki().root.certificate.public_bytes(Encoding.PEM))
+    shutil.copy(empty, tmp_path / "pccs.db")
     opened: list[Service] = []
 
     def begin(mode: str = "LAZY", **settings: Any) -> Api:
