@@ -3,6 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Bytecode is written, whatever the caller's environment says: tests start Python hundreds of times.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup venv quickstart test unit integration lint docs bench fuzz lock clean
 
