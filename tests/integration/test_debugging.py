@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ GDB_SECONDS = 600
 @pytest.fixture
 def debugged(tdxctl: Tdxctl, quickstart: Any) -> Iterator[str]:
     """A TD that stands still before its first instruction."""
-    tdxctl.ok("td", "create", NAME, "--image", quickstart["td"]["image"], "--memory", "1G")
+    tdxctl.ok("td", "create", NAME, "--image", Path(quickstart["td"]["image"]).parent.name, "--memory", "1G")
     try:
         tdxctl.ok("td", "start", NAME, "--debug")
         yield NAME
