@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tdxstack.errors import TdxStackError
+from tdxstack.preflight.seamcall import leaf_of
 
 
 class FactMalformed(TdxStackError):
@@ -145,7 +146,7 @@ class TdxLog:
     initialized: bool = False
     enabled_by_bios: bool | None = None
     failures: list[str] = field(default_factory=list)
-    seamcalls: list[tuple[int, int]] = field(default_factory=list)
+    seamcalls: list[tuple[int | None, int]] = field(default_factory=list)
     convertible_ranges: int = 0
     upstream: bool = False
     stack_1_5: bool = False
@@ -155,7 +156,7 @@ class TdxLog:
 MAX_LINES = 2000
 _TDX_LINE = re.compile(r"(?:^|[\s\];>])(virt/tdx|x86/tdx|tdx|kvm_intel|seamldr): ?(.*)$")
 #: A SEAMCALL that failed counts under any prefix.
-_ANY_LINE = re.compile(r"(?:^|[\s\];>])()(SEAMCALL .*)$")
+_ANY_LINE = re.compile(r"(?:^|[\s\];>])()((?i:seamcall)\b.*)$")
 _KERNEL = re.compile(r"Linux version (\S{1,120})")
 _KEY_IDS = re.compile(r"BIOS enabled: private KeyID range \[(\d{1,6}), ?(\d{1,6})\)")
 _MODULE_OLD = re.compile(
@@ -163,9 +164,7 @@ _MODULE_OLD = re.compile(
     r"build_date (\w+), build_num (\d{1,9})"
 )
 _MODULE_NEW = re.compile(r"TDX module (\d{1,5})\.(\d{1,5})\.(\d{1,5})\S*, build number (\d{1,9}), build date (\w+)")
-_SEAMCALL = re.compile(
-    r"SEAMCALL \(?(0x[0-9a-f]{1,16}|\d{1,5})\)? failed:? (?:with )?(0x[0-9a-f]{1,16})", re.IGNORECASE
-)
+_SEAMCALL = re.compile(r"seamcall.*?(?:fail|error|return).*\b(0x[1-9a-f][0-9a-f]{8,15})\b", re.IGNORECASE)
 _FAILURES = (
     "initialization failed",
     "module not loaded",
@@ -211,7 +210,7 @@ def _read_line(log: TdxLog, prefix: str, text: str) -> None:
     if re.search(r"module (?:is )?initialized\.?\s*$", text, re.IGNORECASE):
         log.initialized = True
     if call := _SEAMCALL.search(text):
-        log.seamcalls.append((int(call[1], 0) if call[1].startswith("0x") else int(call[1]), int(call[2], 16)))
+        log.seamcalls.append((leaf_of(text), int(call[1], 16)))
     if "CMR: [" in text:
         log.convertible_ranges += 1
     if any(sign in text for sign in _FAILURES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from tdxstack.preflight.data import table
@@ -45,6 +46,17 @@ def decode(code: int, leaf: int | None = None) -> Status:
     operand = f", operand {_operand(code)}" if "OPERAND" in entry["name"] and code & 0xFFFFFFFF else ""
     meaning = entry.get("text", _class(code))
     return Status(code, entry["name"], f"{call}{entry['name']}{operand}: {meaning}", entry.get("fix"), recoverable)
+
+
+_LEAF = re.compile(r"(?:seamcall|leaf)[ (\[=:]*(?:(0x[0-9a-f]{1,16})|([0-9]{1,5}))\b", re.IGNORECASE)
+
+
+def leaf_of(line: str) -> int | None:
+    """The leaf that a line names, hexadecimal with 0x and decimal without; None where it names none."""
+    found = _LEAF.search(line)
+    if found is None:
+        return None
+    return int(found[1], 16) if found[1] else int(found[2])
 
 
 def _refused(code: int, call: str) -> Status:

@@ -164,8 +164,7 @@ def decode(how: str, detail: str, line: str) -> Decoded:
     if not how or number is None:
         return Decoded(detail)
     if how == "seamcall":
-        found = re.search(r"SEAMCALL[ (\[]+(?:0x)?([0-9a-fA-F]{1,16})", line)
-        status = seamcall.decode(number, int(found[1], 16) if found else None)
+        status = seamcall.decode(number, seamcall.leaf_of(line))
         return Decoded(f"{number:#018x}", status.text, status.fix or "")
     if how == "errno":
         return Decoded(f"{detail} ({os.strerror(abs(number))})")

@@ -63,6 +63,14 @@ def test_failed_seamcalls() -> None:
     assert log.seamcalls == [(0x21, 0xC000090000000000)]
     old = facts.read_log("tdx: SEAMCALL (34) failed: 0xc000050500000000")
     assert old.seamcalls == [(34, 0xC000050500000000)]
+    for line in (
+        "tdx: SEAMCALL failed: leaf 34, error 0xc000050500000000",
+        "[1.0] SEAMCALL[0x22] failed with 0xc000050500000000",
+        "virt/tdx: SEAMCALL 0x22 failed 0xc000050500000000",
+        "[1.0] tdx: seamcall leaf 0x22 returned 0xC000050500000000",
+    ):
+        assert facts.read_log(line).seamcalls == [(0x22, 0xC000050500000000)], line
+    assert facts.read_log("tdx: SEAMCALL failed, error 0xc000050500000000").seamcalls == [(None, 0xC000050500000000)]
 
 
 DPKG = """Package: a

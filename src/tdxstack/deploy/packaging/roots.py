@@ -69,8 +69,8 @@ def _prepare(tree: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class MmdebstrapRoot:
-    """Debian or Ubuntu by mmdebstrap, with what its distributions build in (variant buildd)."""
+class TreeRoot:
+    """A tree below the build's directory, entered in namespaces of its own."""
 
     job: Job
     work: Path
@@ -78,6 +78,18 @@ class MmdebstrapRoot:
     @property
     def tree(self) -> Path:
         return self.work / "root"
+
+    def wrapped(self, argv: Sequence[str], environment: Mapping[str, str], *, network: bool) -> list[str]:
+        inner = _with_environment(environment, argv, network=network)
+        return entered(self.tree, {self.work / "inside": BUILD}, inner)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.tree, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class MmdebstrapRoot(TreeRoot):
+    """Debian or Ubuntu by mmdebstrap, with what its distributions build in (variant buildd)."""
 
     @property
     def kept(self) -> Path:
@@ -119,24 +131,10 @@ class MmdebstrapRoot:
         partial.rename(kept)
         os.utime(kept)
 
-    def wrapped(self, argv: Sequence[str], environment: Mapping[str, str], *, network: bool) -> list[str]:
-        inner = _with_environment(environment, argv, network=network)
-        return entered(self.tree, {self.work / "inside": BUILD}, inner)
-
-    def discard(self) -> None:
-        shutil.rmtree(self.tree, ignore_errors=True)
-
 
 @dataclass(frozen=True, slots=True)
-class MkosiRoot:
+class MkosiRoot(TreeRoot):
     """A distribution of RPM packages by mkosi, which knows its repositories and keys, from the tree of tools."""
-
-    job: Job
-    work: Path
-
-    @property
-    def tree(self) -> Path:
-        return self.work / "root"
 
     def configuration(self) -> str:
         """The tree that mkosi makes."""
@@ -161,13 +159,6 @@ class MkosiRoot:
         for argv in self.making():
             run_logged(entered(tools, {self.work: BUILD}, argv), log, lambda _: None, home=Path("/root"))
         _prepare(self.tree)
-
-    def wrapped(self, argv: Sequence[str], environment: Mapping[str, str], *, network: bool) -> list[str]:
-        inner = _with_environment(environment, argv, network=network)
-        return entered(self.tree, {self.work / "inside": BUILD}, inner)
-
-    def discard(self) -> None:
-        shutil.rmtree(self.tree, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,8 @@ def _initialized(host: Host) -> Finding:
     if log.seamcalls:
         leaf, code = log.seamcalls[-1]
         decoded = seamcall.decode(code, leaf)
-        return failed(f"kernel log: SEAMCALL {leaf:#x} failed: {code:#018x}: {decoded.text}", decoded.fix)
+        named = "SEAMCALL" if leaf is None else f"SEAMCALL {leaf:#x}"
+        return failed(f"kernel log: {named} failed: {code:#018x}: {decoded.text}", decoded.fix)
     if log.failures:
         return failed(f"kernel log: {log.failures[-1]}")
     if host.files.exists(f"{UPSTREAM_MODULE}/version"):
