@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
+from dnf_root import dnf_words
 from integration.conftest import Tdxctl
+from tdxstack.deploy.packaging.roots import DEBIAN_MIRROR
+from tdxstack.image.mirror import configured_mirror
 
 pytestmark = [
     pytest.mark.integration,
@@ -72,11 +75,39 @@ def test_kernel_fragments_come_out(tdxctl: Tdxctl, place: Path) -> None:
         tdxctl.json(*argv, timeout=BUILD_SECONDS)
 
 
-def test_tdvf_is_built_measured_and_boots(tdxctl: Tdxctl, place: Path, quickstart: Any, tmp_path: Path) -> None:
-    built = _build(tdxctl, place, "tdvf")["packages"][0]
-    package = next(one["path"] for one in built["files"] if one["path"].endswith(".deb"))
-    _output("dpkg-deb", "--extract", str(place / package), str(tmp_path))
+@pytest.fixture(scope="module")
+def tdvf(tdxctl: Tdxctl, place: Path) -> Path:
+    """The repository with the packages of the TDVF."""
+    _build(tdxctl, place, "tdvf")
+    return place / "host_repo"
+
+
+def test_apt_installs_it_in_a_root_of_its_own_by_the_signature(tdvf: Path, tmp_path: Path) -> None:
+    root, mirror = tmp_path / "root", configured_mirror("debian") or DEBIAN_MIRROR
+    ours = f"deb [signed-by={tdvf}/tdxstack.gpg] copy:{tdvf} ./"
+    _output(
+        "mmdebstrap", "--mode=root", "--variant=apt", '--aptopt=APT::Sandbox::User "root"',
+        "--include=ovmf-inteltdx", "trixie", str(root), f"deb {mirror} trixie main", ours,
+    )  # fmt: skip
+    assert (root / "usr/share/ovmf/OVMF.inteltdx.fd").stat().st_size == 4 << 20
+    assert "Package: ovmf-inteltdx\n" in (root / "var/lib/dpkg/status").read_text()
+
+
+@pytest.mark.skipif(shutil.which("dnf") is None, reason="needs dnf")
+def test_dnf_installs_it_in_a_root_of_its_own_by_the_signature(tdvf: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    argv = dnf_words(tmp_path, tdvf, root)
+    _output(*argv, "install", "ovmf-inteltdx")
+    assert (root / "usr/share/ovmf/OVMF.inteltdx.fd").stat().st_size == 4 << 20
+
+
+def test_tdvf_is_built_measured_and_boots(
+    tdxctl: Tdxctl, tdvf: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    (package,) = tdvf.glob("ovmf-inteltdx_*.deb")
+    _output("dpkg-deb", "--extract", str(package), str(tmp_path))
     firmware = tmp_path / "usr/share/ovmf/OVMF.inteltdx.fd"
+    quickstart = request.getfixturevalue("quickstart")  # not while the firmware is built: it takes a processor
     shown = json.loads(tdxctl.ok("measure", "mrtd", str(firmware), "--json"))
     assert len(shown["single_pass"]) == 96
     assert {section["type"] for section in shown["sections"]} == {"BFV", "CFV", "TD_HOB", "TEMP_MEM"}

@@ -19,6 +19,7 @@ from tdxstack.platform.linux_host_files import HostFiles
 from tdxstack.platform.package_lists import installed_packages, os_release
 from tdxstack.wire.qcnl import QcnlConfig
 
+APT_KEY = "/etc/apt/keyrings/tdxstack.asc"
 GROUPS = ("repository", "packages", "kernel", "modules", "confinement", "attestation", "services")
 QCNL = "/etc/sgx_default_qcnl.conf"
 LOCAL_PCCS = "https://localhost:8081/sgx/certification/v4/"
@@ -112,16 +113,9 @@ class Planner:
         if not place:
             return
         if family is Family.DEBIAN:
-            signed = self.files.exists(f"{place}/tdxstack.gpg")
-            trust = f"signed-by={place}/tdxstack.gpg" if signed else "trusted=yes"
-            source = list(
-                self._file(
-                    "repository",
-                    "/etc/apt/sources.list.d/tdxstack.list",
-                    f"deb [{trust}] file:{place} ./\n",
-                    "packages of the stack",
-                )
-            )
+            source, trust = self._apt_trust(place)
+            line = f"deb [{trust}] file:{place} ./\n"
+            source += self._file("repository", "/etc/apt/sources.list.d/tdxstack.list", line, "packages of the stack")
             pin = 'Package: *\nPin: origin ""\nPin-Priority: 4000\n'
             source += self._file(
                 "repository", "/etc/apt/preferences.d/tdxstack", pin, "the stack's packages before the distribution's"
@@ -134,6 +128,14 @@ class Planner:
             trust = f"repo_gpgcheck=1\ngpgkey=file://{place}/tdxstack.asc\n" if signed else ""
             text = f"[tdxstack]\nname=tdxstack\nbaseurl=file://{place}\nenabled=1\ngpgcheck=0\n{trust}module_hotfixes=true\npriority=1\n"
             yield from self._file("repository", "/etc/yum.repos.d/tdxstack.repo", text, "packages of the stack")
+
+    def _apt_trust(self, place: str) -> tuple[list[Step], str]:
+        """The key, where apt's user can read it whatever the repository's directory allows, and how apt is told."""
+        if key := self.files.text_or_none(f"{place}/tdxstack.asc"):
+            steps = self._file("repository", APT_KEY, f"{key}\n", "the key that signs the repository")
+            return list(steps), f"signed-by={APT_KEY}"
+        signed = self.files.exists(f"{place}/tdxstack.gpg")
+        return [], f"signed-by={place}/tdxstack.gpg" if signed else "trusted=yes"
 
     def _install(self, family: Family, group: str, key: str) -> Iterator[Step]:
         present = installed_packages(self.files)

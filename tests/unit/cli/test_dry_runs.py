@@ -13,6 +13,7 @@ from host_trees import HOSTS
 from tdx_modules import blob, releases, signer
 from tdxstack.cli.main import build_parser, main
 from tdxstack.measure import seam
+from tdxstack.system import paths
 
 NOUNS = ("host", "module", "deploy", "build", "image")
 READING = {
@@ -41,8 +42,9 @@ CHANGING = {
     "build package": ["shim", "--output", "{place}/packages"],
     "build repository": ["{packages}"],
     "image build": ["fedora", "--output", "{place}/x.qcow2"],
+    "image delete": ["old-000000000000"],
 }
-ELSEWHERE = {"deploy apply", "image delete", "image sign"}
+ELSEWHERE = {"deploy apply", "image sign"}
 
 
 def _leaves(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[tuple[str, set[str]]]:
@@ -88,6 +90,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     upload.mkdir(parents=True)
     for name, text in (("loading", "0"), ("data", ""), ("status", "idle"), ("error", "")):
         (upload / name).write_text(text)
+    (paths.images() / "old-000000000000").mkdir(parents=True)
     (place / "packages").mkdir()
     (place / "packages/x_1_all.deb").write_bytes(b"")
     shelf = releases(place / "releases", "1.5.09")
@@ -116,3 +119,4 @@ def test_a_dry_run_shows_and_changes_nothing(
     shown = capsys.readouterr()
     assert (shown.out + shown.err).strip()
     assert _state(Path(places["place"])) == before
+    assert (paths.images() / "old-000000000000").is_dir()

@@ -29,6 +29,16 @@ FEDORA = {
     "boot/grub2/grubenv": b"# GRUB Environment Block\nsaved_entry=old\n".ljust(1024, b"#"),
     ".tdxstack/rpm-packages": b"qemu-kvm\t10.1.0\n",
 }
+DEBIAN = UBUNTU | {
+    "etc/os-release": b'ID=debian\nVERSION_ID="13"\n',
+    "etc/default/grub": b"GRUB_TIMEOUT=5\nGRUB_CMDLINE_LINUX_DEFAULT=quiet\nGRUB_CMDLINE_LINUX=''\n",
+}
+#: RHEL 9 and its rebuilds: entries that take their options from GRUB's environment block.
+RHEL = FEDORA | {
+    "etc/os-release": b'ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.6"\n',
+    "boot/loader/entries/abc-6.17.4-200.fc43.x86_64.conf": b"title Rocky\noptions $kernelopts $tuned_params\n",
+    "boot/grub2/grubenv": b"# GRUB Environment Block\nkernelopts=root=UUID=1 ro\n".ljust(1024, b"#"),
+}
 
 
 def _tree(root: Path, files: dict[str, bytes]) -> Path:
@@ -127,6 +137,36 @@ def test_a_host_with_bls(fedora: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert _content(fedora) == before
 
 
+@pytest.mark.parametrize(
+    ("files", "where", "line"),
+    [
+        (DEBIAN, "etc/default/grub", 'GRUB_CMDLINE_LINUX="kvm_intel.tdx=1 nohibernate numa_balancing=disable"'),
+        (
+            RHEL,
+            "boot/loader/entries/abc-6.17.4-200.fc43.x86_64.conf",
+            "options $kernelopts $tuned_params kvm_intel.tdx=1 nohibernate numa_balancing=disable",
+        ),
+    ],
+    ids=["debian", "rhel"],
+)
+def test_a_plan_is_carried_out_once_and_taken_back(
+    files: dict[str, bytes], where: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = _tree(tmp_path / "root", files)
+    before = _content(root)
+    argv = ["host", "install", "--root", str(root)]
+    assert main([*argv, "--dry-run"]) == 0
+    assert f"+{line}" in capsys.readouterr().out
+    assert _content(root) == before
+    assert main([*argv, "--yes"]) == 0
+    assert line in (root / where).read_text().splitlines()
+    kept = [path for path in (root / "var/lib/tdxstack/backup").rglob("*") if path.is_file()]
+    assert before[where] in [path.read_bytes() for path in kept]
+    assert [one for one in Planner(root, Wanted()).steps() if isinstance(one, step.FileStep)] == []
+    assert main(["host", "uninstall", "--root", str(root), "--yes"]) == 0
+    assert _content(root) == before
+
+
 def test_a_repository_of_the_1_5_stack(ubuntu: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["host", "install", "--root", str(ubuntu), "--stack", "1.5", "--repository", "/srv/tdx-host", "--yes"]
     assert main(argv) == 0
@@ -214,6 +254,19 @@ def test_a_repository_of_ones_own_packages(ubuntu: Path, fedora: Path, capsys: p
         assert ("linux-image-tdx-host" in line) is (root == ubuntu)
         assert ("signed-by=" in shown) is (root == ubuntu)
         assert ("repo_gpgcheck=1" in shown) is (root == fedora)
+
+
+def test_the_key_of_a_repository_is_put_where_apt_can_read_it(ubuntu: Path) -> None:
+    repo = ubuntu / "root/tdx-host"
+    repo.mkdir(parents=True)
+    (repo / "tdxstack.asc").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
+    before = _content(ubuntu)
+    steps = Planner(ubuntu, Wanted(repository="/root/tdx-host", groups=frozenset(("repository",)))).steps()
+    files = {one.path: one.content for one in steps if isinstance(one, step.FileStep)}
+    assert files["/etc/apt/keyrings/tdxstack.asc"] == "-----BEGIN PGP PUBLIC KEY BLOCK-----\n"
+    listed = files["/etc/apt/sources.list.d/tdxstack.list"]
+    assert listed == "deb [signed-by=/etc/apt/keyrings/tdxstack.asc] file:/root/tdx-host ./\n"
+    assert _content(ubuntu) == before
 
 
 def test_a_fifo_in_a_files_place_is_not_waited_for(ubuntu: Path) -> None:

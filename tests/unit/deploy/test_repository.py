@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dnf_root import dnf_words
 from tdxstack.cli.main import main
 from tdxstack.deploy import repository
 
@@ -130,7 +131,14 @@ def test_a_repository_for_dnf_is_signed_by_a_key_of_this_machine(tmp_path: Path)
             subprocess.run([*verify, str(repo / "repodata/repomd.xml")], capture_output=True, check=False).returncode
             == 0
         )
+        if shutil.which("dnf"):
+            argv = dnf_words(tmp_path, repo, tmp_path / "root")
+            assert "tdx-thing" in subprocess.run([*argv, "list"], check=True, capture_output=True, text=True).stdout
         (repo / "repodata/repomd.xml").write_bytes(index.replace(b"<revision>", b"<revision>1"))
+        if shutil.which("dnf"):
+            refused = subprocess.run([*argv, "--refresh", "list"], capture_output=True, text=True, check=False)
+            assert refused.returncode != 0
+            assert "repomd.xml GPG signature verification error" in refused.stderr
         assert (
             subprocess.run([*verify, str(repo / "repodata/repomd.xml")], capture_output=True, check=False).returncode
             != 0
