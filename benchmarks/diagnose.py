@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import resource
 import sys
@@ -33,6 +34,7 @@ TROUBLE = (
     "Jan 22 09:18:{s:02} tdx-host1 qgsd[3424]: tee_att_get_quote_size return 0x11001",
     "[{n:6}.{x:06}] virt/tdx: SEAMCALL (0x0000000000000022) failed: 0xc000050500000000",
 )
+LOOKALIKE = b"[    0.000000] pci 0000:00:1f.0: reg 0x10: [mem 0xe0000000-0xe0ffffff 64bit pref] error none\n"
 
 
 class Log:
@@ -68,11 +70,21 @@ def measure(megabytes: int) -> tuple[float, int, int]:
     return megabytes / seconds, grown, len(problems([scan]))
 
 
+def measure_lookalikes(megabytes: int) -> float:
+    """MB a second where every line has what the search looks for, and none is a sign."""
+    data = LOOKALIKE * (megabytes * 1_000_000 // len(LOOKALIKE))
+    start = time.process_time()
+    assert not Scanner("benchmark").read(io.BytesIO(data)).seen
+    return len(data) / 1e6 / (time.process_time() - start)
+
+
 def main(argv: list[str]) -> int:
     megabytes = int(argv[0]) if argv else 1000
     speed, grown, found = measure(megabytes)
     print(f"diagnose: {megabytes} MB at {speed:.0f} MB/s on one core, memory +{grown} KiB, {found} problems")
-    return 0 if speed >= REQUIRED_MB_PER_SECOND else 1
+    worst = measure_lookalikes(megabytes // 10)
+    print(f"diagnose, every line like a sign: {worst:.0f} MB/s")
+    return 0 if min(speed, worst) >= REQUIRED_MB_PER_SECOND else 1
 
 
 if __name__ == "__main__":

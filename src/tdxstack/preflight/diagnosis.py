@@ -1,8 +1,9 @@
 """Read logs and say what is wrong in plain words.
 
 Logs are read in blocks; memory does not grow with their size: of each sign a count and its first line are kept, and
-lines longer than 64 KiB are cut. A sign that was seen 10,000 times is no longer looked for in that log, so that a log
-full of one fault is read as fast as any other.
+lines longer than 64 KiB are cut. A sign that was seen 10,000 times is no longer looked for in that log, and one whose
+anchors stood in 1,000 lines that are none is looked for by its whole pattern, so that a log full of one fault, or of
+what looks like one, is read about as fast as any other.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from tdxstack.preflight.signatures import Book, Severity, Signature, book, decode
+from tdxstack.preflight.signatures import Book, Probe, Severity, Signature, book, by_lines, decode
 
 BLOCK = 256 << 10
 MAX_LINE = 64 << 10
 #: An example line is cut to this length.
 SHOWN = 300
 ENOUGH = 10_000
+#: Lines with a signature's anchor and without the signature, after which the anchor is no help.
+FRUITLESS = 1_000
 #: Different details (codes) kept of one signature.
 MAX_DETAILS = 32
 
@@ -63,6 +66,8 @@ class Scanner:
     def __init__(self, source: str, signatures: Book | None = None) -> None:
         self._book = signatures or book()
         self._full: frozenset[str] = frozenset()
+        self._fruitless: dict[str, int] = {}
+        self._whole: dict[str, tuple[Signature, Probe]] = {}
         self._search = self._book.search()
         self.scan = Scan(source)
 
@@ -93,18 +98,32 @@ class Scanner:
         places: dict[tuple[int, str], Signature] = {}
         for at, signature in self._search.hits(data):
             places[data.rfind(b"\n", 0, at) + 1, signature.id] = signature
+        for signature, probe in self._whole.values():
+            for found in probe.finditer(data):
+                places[data.rfind(b"\n", 0, found.start()) + 1, signature.id] = signature
         for (start, _), signature in sorted(places.items(), key=lambda item: item[0]):
             stop = data.find(b"\n", start)
             line = data[start : start + MAX_LINE if stop < 0 else min(stop, start + MAX_LINE)]
             self._line(signature, line, data, start)
-        full = frozenset(identity for identity, count in self.scan.seen.items() if count >= ENOUGH)
-        if full != self._full:
-            self._full = full
-            self._search = self._book.search(full)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Take out of the search for anchors what was seen often enough, and what is looked for whole."""
+        full = {identity for identity, count in self.scan.seen.items() if count >= ENOUGH}
+        for signature in self._book.signatures:
+            often = self._fruitless.get(signature.id, 0) >= FRUITLESS
+            if often and signature.pattern and signature.id not in self._whole:
+                self._whole[signature.id] = signature, by_lines(signature.pattern.pattern)
+        self._whole = {identity: one for identity, one in self._whole.items() if identity not in full}
+        out = frozenset(full | set(self._whole))
+        if out != self._full:
+            self._full = out
+            self._search = self._book.search(out)
 
     def _line(self, signature: Signature, line: bytes, data: bytes, start: int) -> None:
         match = signature.pattern.search(line) if signature.pattern else None
         if signature.pattern and match is None:
+            self._fruitless[signature.id] = self._fruitless.get(signature.id, 0) + 1
             return
         detail = match[1] if match and signature.pattern and signature.pattern.groups else None
         self._note(signature, (detail or b"").decode(errors="replace"), line, data, start)

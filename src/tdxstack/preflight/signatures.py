@@ -15,6 +15,18 @@ from tdxstack.preflight import seamcall
 from tdxstack.preflight.data import table
 
 
+def by_lines(pattern: bytes) -> Probe:
+    """The pattern as one search over many lines, each of which it sees as it would alone."""
+    text = b"(?m)" + pattern
+    if expressions is re:
+        return re.compile(text)
+    options = expressions.Options()
+    options.encoding = expressions.Options.Encoding.LATIN1
+    options.log_errors = False
+    probe: Probe = expressions.compile(text, options)
+    return probe
+
+
 def _engine() -> Any:
     """RE2 searches for all anchors at some 700 MB/s; the standard library at 40: it stands in where RE2 is not."""
     try:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from host_trees import HOSTS, LOG_UPSTREAM
 from tdxstack.cli.main import main
 from tdxstack.preflight import signatures
-from tdxstack.preflight.diagnosis import ENOUGH, MAX_LINE, Problem, Scanner, problems
+from tdxstack.preflight.diagnosis import ENOUGH, FRUITLESS, MAX_LINE, Problem, Scanner, problems
 from tdxstack.preflight.signatures import Severity, book
 
 #: A line for each signature, as programs print it.
@@ -91,6 +91,57 @@ def test_a_sample_is_found_in_the_middle_of_a_log(name: str) -> None:
     assert sighting.line_number == 2
     if sighting.signature.severity is not Severity.MARK:
         assert sighting.cause and sighting.fix
+
+
+def _lookalike(signature: signatures.Signature) -> bytes:
+    return b"\xff x" + signature.anchors[0] + b"zz nothing\n"
+
+
+@pytest.mark.parametrize(
+    "name", [one.id for one in book().signatures if one.pattern and not one.pattern.search(_lookalike(one))]
+)
+def test_a_sign_among_lines_that_look_like_it(name: str) -> None:
+    """Anchors that stand in every line cost neither the sign nor the line's number."""
+    (signature,) = [one for one in book().signatures if one.id == name]
+    line = _lookalike(signature)
+    log = line * (FRUITLESS * 2) + SAMPLES[name].encode() + b"\n" + line * 3
+    stream = io.BytesIO(log)
+    scan = Scanner(name).read(stream)
+    assert scan.seen.get(name) == 1
+    (sighting,) = [one for one in scan.sightings.values() if one.signature.id == name]
+    assert sighting.line_number == FRUITLESS * 2 + 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tdx: SEAMCALL 0x22 failed 0xc000050500000000",
+        "[1.0] SEAMCALL[0x22] failed with 0xc000050500000000",
+        "tdx: SEAMCALL failed: leaf 34, error 0xc000050500000000",
+        "seamcall leaf 0x22 returned 0xC000050500000000",
+    ],
+)
+def test_a_failed_seamcall_in_the_words_of_several_kernels(line: str) -> None:
+    found = _found(line)["kernel.seamcall"]
+    assert found.detail == "0xc000050500000000"
+    assert found.cause.startswith("TDH.SYS.RD: TDX_SYS_NOT_READY")
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "code"),
+    [
+        ("0xb033", "qcnl.code", "0xb033"),
+        ("pck cert 0xB010", "qcnl.code", "0xb010"),
+        ("return 0xe065", "dcap.code", "0xe065"),
+        ("ret=0xE047", "dcap.code", "0xe047"),
+        ("quote3_error_t 0xe022", "dcap.code", "0xe022"),
+        ("[QPL] Error code is 0xe011", "dcap.code", "0xe011"),
+        ("Error 0xb011", "qcnl.code", "0xb011"),
+        ("tdx_att_get_quote return 0x11001", "qgs.generic", "0x11001"),
+    ],
+)
+def test_codes_are_found_bare_too(line: str, name: str, code: str) -> None:
+    assert _found(line)[name].detail == code
 
 
 def test_the_standard_engine_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
