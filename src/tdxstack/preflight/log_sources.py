@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -48,7 +49,7 @@ def scan_file(path: Path) -> Scan:
     try:
         with _opened(path) as stream:
             return Scanner(str(path)).read(stream)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise SystemFault(f"{path}: {error}", hint="name log files, or - for standard input") from error
 
 
@@ -77,7 +78,10 @@ def scan_host(source: HostSource) -> Iterator[Scan]:
             yield scan_stream("journal", journal)
     for path in (*PLACES, *(() if source.files.live else _by_hand(source))):
         for name in _files(source, path):
-            yield scan_file(source.files.resolve(name))
+            try:
+                yield scan_file(source.files.resolve(name))
+            except SystemFault:
+                yield Scan(f"{name} (not readable)")
 
 
 def _by_hand(source: HostSource) -> list[str]:

@@ -305,3 +305,17 @@ def test_the_catalogues_logs(name: str, problem: str, capsys: pytest.CaptureFixt
 def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["host", "diagnose", "/no/such.log"]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x1f\x8b broken", gzip.compress(b"some log\n" * 500)[:-40]], ids=["broken", "cut"]
+)
+def test_a_packed_log_that_is_damaged(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "root/var/log/libvirt/qemu/td.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(content)
+    assert main(["host", "diagnose", str(log)]) == 1
+    assert "name log files" in capsys.readouterr().err
+    assert main(["host", "diagnose", "--root", str(tmp_path / "root"), "--json"]) == 0
+    sources = [one["source"] for one in json.loads(capsys.readouterr().out)["logs"]]
+    assert "/var/log/libvirt/qemu/td.log (not readable)" in sources

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hand_made import LOGS, REGISTERS, by_hand
 from host_trees import CASES, Case, Tree
 from tdxstack.cli.main import main
+from tdxstack.platform.linux_host_files import HostReadError
 from tdxstack.platform.linux_host_source import open_host
 from tdxstack.preflight import report, tree
+from tdxstack.preflight.capture import collect
 from tdxstack.preflight.host import Host
 
 BY_NAME = {case.name: case for case in CASES}
@@ -89,3 +94,44 @@ def test_the_command_reads_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[
     root = _write(by_hand(BY_NAME["problem-03-module-not-loaded"].build(), "rdmsr", "syslog"), tmp_path)
     assert main(["host", "check", "--root", str(root), "--json"]) == 1
     assert '"firmware.seamrr_lock"' in capsys.readouterr().out
+
+
+GARBAGE = (
+    b"",
+    b"\xff\xfe\0" * 40,
+    b"{",
+    b"[]",
+    b'{"msr": {"0x982": {"0": [], "x": {}}}, "0x87": null}',
+    b'[{"msr": [], "cpu": "?", "value": {}}, 7]',
+    b"0x982[99:5] = 3\ncpu9999 0x982 " + b"f" * 4000,
+    b"[" * 20000,
+    b"\x1f\x8b broken",
+)
+PLACES = (
+    "msr.json", "msr.txt", "msr/0x982", "msr/0/0x982", "dev/cpu/0/msr", "dev/cpu/0/msr/0x87", "dmesg",
+    "var/log/dmesg", "var/log/syslog", "proc/version", "domcapabilities.xml", "etc/libvirt/qemu/td.xml", "qgs.log",
+    "journal.txt",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_garbage_by_hand_ends_in_outcomes(place: str, tmp_path: Path) -> None:
+    made = by_hand(BY_NAME["good-upstream"].build(), "none", "text")
+    for number, garbage in enumerate(GARBAGE):
+        root = _write(made | {place: garbage}, tmp_path / str(number))
+        outcomes, _ = _outcomes(root)
+        assert set(outcomes.values()) <= {"pass", "fail", "warn", "skip"}
+        assert collect(open_host(root))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(place=st.sampled_from(PLACES[:6]), content=st.binary(max_size=300), text=st.text(max_size=200))
+def test_any_content_of_registers(
+    place: str, content: bytes, text: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for data in (content, text.encode(errors="replace")):
+        root = _write({place: data}, tmp_path_factory.mktemp("tree"))
+        source = open_host(root)
+        for cpu in source.cpus():
+            with suppress(HostReadError):
+                assert 0 <= source.msr(cpu, 0x982) < 1 << 64
