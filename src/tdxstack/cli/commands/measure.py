@@ -32,8 +32,10 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 def _add_predict(verbs: Any) -> None:
     text = "MRTD and RTMRs to expect of a boot, event by event"
     predict = verbs.add_parser("predict", help=text, description=text, formatter_class=output.help_formatter())
-    what = predict.add_argument_group("what boots", "a TD by name, or files and options")
-    what.add_argument("--td", metavar="NAME", help="a TD that is defined here; the options below change its settings")
+    what = predict.add_argument_group("what boots", "a TD by name or its TOML file, or files and options")
+    known = what.add_mutually_exclusive_group()
+    known.add_argument("--td", metavar="NAME", help="a TD that is defined here; further options change its settings")
+    known.add_argument("--spec", type=Path, metavar="FILE", help="TOML file of a TD, as `td create --spec` takes it")
     what.add_argument("--firmware", type=Path, metavar="F", help="firmware file (default: the one found here)")
     what.add_argument("--memory", metavar="SIZE", help="memory (default: 2G)")
     what.add_argument("--kernel", type=Path, metavar="F", help="kernel of a direct boot")
@@ -147,30 +149,39 @@ def run_predict(args: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
+def _named(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
+    """The TD that is meant, before options change it, and its disk as it stands, if it has one by now."""
+    from tdxstack.cli.commands.quickstart import VCPUS
+    from tdxstack.cli.commands.td_images import resolve
+    from tdxstack.vm import spec_file
+    from tdxstack.vm.spec import TdSpec
+
+    if args.td:
+        from tdxstack.vm.lifecycle import status
+
+        record = status(args.td)
+        overlay = record.place.overlay
+        return record.spec, overlay if record.spec.overlay and overlay.is_file() else None
+    if args.spec:
+        return TdSpec.from_mapping(resolve(spec_file.read_settings(args.spec))), None
+    if args.firmware is None and args.kernel is None and args.image is None:
+        hint = "give --td NAME, --spec FILE, --firmware F --kernel K --cmdline S, or --image I"
+        raise UsageError("nothing to predict", hint=hint)
+    # The default TD has a disk; its content does not count in a direct boot, that it is there does.
+    return TdSpec(name="predicted", vcpus=VCPUS, image=None if args.no_disk else Path("/image")), None
+
+
 def _spec(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
-    """The TD that is meant: one that is defined, or a TD with the default devices; options take precedence.
+    """The TD that is meant: a known one, or one with the default devices; options take precedence.
 
     With it comes its disk as it stands, if it has one by now.
     """
     import dataclasses
 
-    from tdxstack.cli.commands.quickstart import VCPUS
-    from tdxstack.vm.spec import Boot, TdSpec
+    from tdxstack.vm.spec import Boot
     from tdxstack.vm.spec_rules import check_size
 
-    disk = None
-    if args.td:
-        from tdxstack.vm.lifecycle import status
-
-        record = status(args.td)
-        spec, overlay = record.spec, record.place.overlay
-        disk = overlay if spec.overlay and overlay.is_file() else None
-    else:
-        if args.firmware is None and args.kernel is None and args.image is None:
-            hint = "give --td NAME, or --firmware F --kernel K --cmdline S, or --image I"
-            raise UsageError("nothing to predict", hint=hint)
-        # The default TD has a disk; its content does not count in a direct boot, that it is there does.
-        spec = TdSpec(name="predicted", vcpus=VCPUS, image=None if args.no_disk else Path("/image"))
+    spec, disk = _named(args)
     changes: dict[str, Any] = {
         name: getattr(args, name)
         for name in ("firmware", "kernel", "initrd", "cmdline", "vcpus", "qemu")
@@ -187,7 +198,7 @@ def _spec(args: argparse.Namespace) -> tuple[TdSpec, Path | None]:
         changes["image"] = None
     if args.device:
         changes["devices"] = (*spec.devices, *args.device)
-    if args.profile and args.profile.startswith("tdx") and not args.td:
+    if args.profile and args.profile.startswith("tdx") and not (args.td or args.spec):
         changes |= {"platform": "tdx", "dialect": _tdx_dialect(changes.get("qemu", spec.qemu))}
     spec = dataclasses.replace(spec, **changes)
     check_size(spec)

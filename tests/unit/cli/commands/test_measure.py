@@ -54,12 +54,6 @@ def test_a_split_code_file_fails_with_the_way_out(
     assert "single-file OVMF.fd" in captured.err
 
 
-@pytest.mark.parametrize("size", ["2X", "0", "1", "-1G", "1000000"])
-def test_what_is_no_memory(firmware: Path, size: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["measure", "predict", "--firmware", str(firmware), f"--memory={size}", "--json"]) == 2
-    assert "--memory" in document(capsys)["message"]
-
-
 @pytest.fixture
 def predict_argv(firmware: Path, tmp_path: Path) -> list[str]:
     files = json.loads(gzip.decompress((BOOT / "blobs.json.gz").read_bytes()))
@@ -83,6 +77,21 @@ def test_predict(predict_argv: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert body["rtmr"] == ["00" * 48] * 4, "the made-up firmware measures nothing"
     assert main(predict_argv) == 0
     assert "profile" in capsys.readouterr().out
+
+
+def test_a_tds_file_stands_for_the_options(
+    predict_argv: list[str], firmware: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*predict_argv, "--vcpus", "1", "--json"]) == 0
+    by_options = document(capsys)
+    settings = {"firmware": "OVMF.fd", "memory": "2G", "kernel": "vmlinuz", "initrd": "initrd", "cmdline": "quiet"}
+    file = tmp_path / "td.toml"
+    file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+    blobs = ["--blobs", str(tmp_path / "blobs"), "--json"]
+    assert main(["measure", "predict", "--spec", str(file), *blobs]) == 0
+    assert document(capsys) == by_options
+    assert main(["measure", "predict", "--spec", str(file), "--td", "x"]) == 2
+    assert main(["measure", "predict", "--spec", str(tmp_path / "none"), *blobs]) == 2
 
 
 def test_predict_unknown_profile(predict_argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
