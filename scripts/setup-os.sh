@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the operating system's packages that tdxstack and its tests need.
 #
-# With --tests: what only tests and benchmarks use (PostgreSQL, sshd, OVMF, wrk, gdb); none of them is started as a service.
+# With --tests: what only tests and benchmarks use (PostgreSQL, sshd, OVMF, wrk, gdb, fish); none of them is started as a service.
 #
 # Safe to run again: it looks first, and does nothing when nothing is missing. Needs root, or sudo.
 # Debian 12 (QEMU 10 from bookworm-backports), Debian 13 and Ubuntu.
@@ -11,7 +11,7 @@ set -eu
 
 PACKAGES="python3-venv ca-certificates swtpm swtpm-tools tpm2-tools mmdebstrap debian-archive-keyring uidmap
 openssh-client mtools e2fsprogs sbsigntool zstd gcc libc6-dev util-linux mount iproute2 dpkg python3-libvirt"
-TEST_PACKAGES="postgresql wrk openssh-server ovmf gdb rpm createrepo-c dnf gnupg gpgv dpkg-dev
+TEST_PACKAGES="postgresql wrk fish openssh-server ovmf gdb rpm createrepo-c dnf gnupg gpgv dpkg-dev
 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients netcat-openbsd"
 ARGUMENTS=${1:-}
 [ "$ARGUMENTS" != --tests ] || PACKAGES="$PACKAGES $TEST_PACKAGES"

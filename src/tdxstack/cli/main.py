@@ -116,6 +116,14 @@ def _fault_of(error: OSError) -> SystemFault:
     return SystemFault(str(error) or type(error).__name__, hint="check that path and its permissions")
 
 
+def _open_standard_files() -> None:
+    """Closed standard files become /dev/null: no file that is opened later may take their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
 def _silence_stdout() -> None:
     """Nobody takes our output any more: what is still buffered goes nowhere, without a fault at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -149,6 +157,7 @@ def _terminate(_signal: int, _frame: object) -> None:
 
 def entry() -> NoReturn:
     """Entry point of the ``tdxctl`` script. SIGTERM and SIGHUP are handled like Ctrl-C, so that clean-up runs."""
+    _open_standard_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names out of evidence and file systems may be no text that the terminal's encoding has.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -103,12 +103,12 @@ def confirmed(args: argparse.Namespace, question: str) -> bool:
 
 def failure(error: TdxStackError, *, as_json: bool) -> None:
     """What went wrong and what to do next, on stderr (and as a document on stdout with ``--json``)."""
-    if as_json:
-        facts = {key: value for key, value in vars(error).items() if _plain(value)}
-        print(json.dumps(document("error", {"error": type(error).__name__, **facts}), indent=2))
     say(f"tdxctl: {error.message if hasattr(error, 'message') else error}")
     if error.hint:
         say(f"  next: {error.hint}")
+    if as_json:  # last: a stdout that takes nothing must not keep the words back
+        facts = {key: value for key, value in vars(error).items() if _plain(value)}
+        print(json.dumps(document("error", {"error": type(error).__name__, **facts}), indent=2))
 
 
 def _plain(value: object) -> bool:

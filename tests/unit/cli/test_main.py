@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,11 +41,43 @@ def test_every_verb_can_run_and_explains_its_options(path: str, parser: argparse
     parser.format_help()
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
 def test_completion_knows_every_noun(shell: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     script = capfd.readouterr().out
     assert all(noun in script for noun in NOUNS)
+
+
+def _run(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HOME": str(home)}
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=home, env=environment)
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(shutil.which("fish") is None, reason="the fish shell is not installed")
+def test_fish_completes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "fish"]) == 0
+    script = tmp_path / "tdxctl.fish"
+    script.write_text(capfd.readouterr().out)
+    for line, wanted, unwanted in (
+        ("tdxctl q", {"qgs", "quickstart", "quote"}, "show"),
+        ("tdxctl quote ", {"explain", "show", "verify"}, "quote"),
+        ("tdxctl quote --json ver", {"verify"}, "explain"),
+        ("tdxctl quote verify file --tr", {"--trust-root"}, "--version"),
+        ("tdxctl td stop demo --mode ", {"acpi", "agent", "auto", "force"}, "stop"),
+    ):
+        told = _run(["fish", "--no-config", "-c", f"source {script}; complete -C '{line}'"], tmp_path)
+        words = {one.split("\t")[0] for one in told.stdout.splitlines()}
+        assert told.stderr == ""
+        assert wanted <= words
+        assert unwanted not in words
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_files(closed: str, tmp_path: Path) -> None:
+    told = _run(["sh", "-c", f"{sys.executable} -m tdxstack.cli platform list {closed}"], tmp_path)
+    assert (told.returncode, told.stderr) == (0, "")
 
 
 def test_man_page_has_every_noun(capfd: pytest.CaptureFixture[str]) -> None:

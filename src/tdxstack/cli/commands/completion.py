@@ -7,11 +7,14 @@ import argparse
 from tdxstack.cli import output
 from tdxstack.errors import ExitCode
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = 'bash: source <(tdxctl completion bash)    zsh: tdxctl completion zsh > "${fpath[1]}/_tdxctl"'
+    parser.epilog = (
+        'bash: source <(tdxctl completion bash)    zsh: tdxctl completion zsh > "${fpath[1]}/_tdxctl"    '
+        "fish: tdxctl completion fish > ~/.config/fish/completions/tdxctl.fish"
+    )
     parser.add_argument("shell", choices=SHELLS, help="the shell to print a completion script for")
     parser.set_defaults(run=run)
 
@@ -19,7 +22,10 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> ExitCode:
     import shtab
 
+    from tdxstack.cli import fish
     from tdxstack.cli.main import build_parser
 
-    output.raw(shtab.complete(build_parser(), shell=args.shell).encode() + b"\n")
+    parser = build_parser()
+    text = fish.script(parser) if args.shell == "fish" else shtab.complete(parser, shell=args.shell)
+    output.raw(text.encode() + b"\n")
     return ExitCode.DONE
