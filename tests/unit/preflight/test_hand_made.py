@@ -74,6 +74,16 @@ def test_a_refused_certificate_shows_in_a_log(name: str, tmp_path: Path) -> None
     assert (outcomes["logs.signs"], code) == ("fail", 1)
 
 
+def test_a_tree_with_little_more_than_the_kernels_files(tmp_path: Path) -> None:
+    for name in ("good-upstream", "good-1.5"):
+        kernel = ("proc/", "sys/", "dmesg", "msr")
+        made = by_hand(BY_NAME[name].build(), "rdmsr", "text")
+        root = _write({path: data for path, data in made.items() if path.startswith(kernel)}, tmp_path / name)
+        outcomes, code = _outcomes(root)
+        assert [one for one, outcome in outcomes.items() if outcome == "fail"] == []
+        assert code == 0
+
+
 def test_nothing_at_all_is_held_to_be_well(tmp_path: Path) -> None:
     made = by_hand(BY_NAME["good-upstream"].build(), "none", "text")
     for path in ("dmesg.txt", "sys/devices/faux/tdx_host/version"):

@@ -63,6 +63,8 @@ def _transport(host: Host) -> Finding:
             return warned(f"{evidence}; a tree copied by hand keeps no sockets")
         fix = f"remove port= from {QGS_CONFIG} and restart qgsd: libvirt reaches QGS by its Unix socket only"
         return failed(evidence, fix if port else "systemctl restart qgsd")
+    if not port and not socket and not host.files.exists(QGS_CONFIG) and not host.source.tells(Answer.SERVICES):
+        return warned(f"{evidence}; the tree has neither")
     if port and not port.isdigit():
         return failed(f"{evidence}: not a port")
     return judged(bool(port) or socket, evidence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tdxstack.platform.linux_host_source import Answer
 from tdxstack.preflight.checks.attestation import QGS_SOCKET
 from tdxstack.preflight.host import Host
 from tdxstack.preflight.model import Check, Finding, failed, judged, passed, skipped, warned
@@ -30,6 +31,8 @@ def _apparmor(host: Host) -> Finding:
         return passed("AppArmor enforces no profile of libvirt")
     if setting(host.files.text_or_none(QEMU_CONF) or "", "security_driver") == "none":
         return passed(f'AppArmor enforces libvirt; {QEMU_CONF}: security_driver = "none"')
+    if not host.files.exists(ABSTRACTIONS[0]) and not host.source.tells(Answer.SERVICES):
+        return warned(f"AppArmor enforces libvirt; the tree has no {ABSTRACTIONS[0]}")
     text = "\n".join(host.files.text_or_none(path) or "" for path in ABSTRACTIONS)
     lines = [line.strip() for line in text.splitlines() if not line.strip().startswith("#")]
     missing = [name for name, mark in (("firmware", "/ovmf"), ("QGS socket", "tdx-qgs")) if not _ruled(lines, mark)]
