@@ -46,6 +46,13 @@ class Tdxctl:
             check=False,
         )
 
+    def beside(self, *words: str) -> subprocess.Popen[str]:
+        """The command, running; its input stays open until it is told to end."""
+        argv = [sys.executable, "-m", "tdxstack.cli", *words]
+        return subprocess.Popen(
+            argv, env=self.environment, cwd=PROJECT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
     def ok(self, *words: str, timeout: float = 120) -> str:
         done = self(*words, timeout=timeout)
         assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

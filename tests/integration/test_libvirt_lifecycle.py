@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from integration.conftest import Tdxctl, run_by_the_agent
 from libvirt_daemon import Libvirtd, libvirtd
+from libvirt_tds import Define, again, define
 from td_home import BOOT_TIMEOUT, gone, home, until
 from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.vm import changes, events, lifecycle
 from tdxstack.vm.control import RemoteError
 from tdxstack.vm.libvirt import domains, observed
-from tdxstack.vm.record import TdRecord
-from tdxstack.vm.spec import TdSpec, Via, VmType
+from tdxstack.vm.spec import VmType
 from tdxstack.vm.state import State
 from tiny_guest import TinyGuest, tiny_guest
 
-__all__ = ["home", "libvirtd", "tiny_guest"]
+__all__ = ["define", "home", "libvirtd", "tiny_guest"]
 pytestmark = pytest.mark.integration
-Define = Callable[..., TdRecord]
-
-
-@pytest.fixture
-def define(libvirtd: Libvirtd, home: Path, tiny_guest: TinyGuest) -> Define:
-    def make(name: str = "demo", **settings: object) -> TdRecord:
-        spec = TdSpec(
-            name=name,
-            type=VmType.EFI,
-            kernel=tiny_guest.kernel,
-            initrd=tiny_guest.initrd,
-            cmdline=tiny_guest.cmdline,
-            firmware=tiny_guest.firmware,
-            memory=256 << 20,
-            via=Via.LIBVIRT,
-            connect=libvirtd.uri,
-        )
-        return lifecycle.create(replace(spec, **settings))  # type: ignore[arg-type]
-
-    return make
 
 
 def _state(libvirtd: Libvirtd, name: str = "demo") -> str:
@@ -87,8 +66,7 @@ def test_a_trust_domain_from_definition_to_deletion(define: Define, libvirtd: Li
 
 def test_a_linux_td_is_attested_and_reached(tdxctl: Tdxctl, libvirtd: Libvirtd, tmp_path: Path) -> None:
     """The tables are those of libvirt's machine: predicted from the arguments that libvirt gave to QEMU."""
-    if "debian-13" not in tdxctl.ok("image", "list"):
-        tdxctl.ok("image", "build", "debian-13", timeout=900)
+    tdxctl.ok("image", "build", "debian-13", timeout=900)
     tdxctl.ok("td", "create", "under-libvirt", "--image", "debian-13", "--via", "libvirt", "--connect", libvirtd.uri)
     try:
         early = tdxctl.json("measure", "predict", "--td", "under-libvirt")
@@ -176,24 +154,10 @@ def test_a_killed_libvirtd(define: Define, libvirtd: Libvirtd) -> None:
         assert lifecycle.status("demo").run.qemu_pid == record.run.qemu_pid
     finally:
         libvirtd.start()
-    _again(lambda: lifecycle.suspend("demo"))
+    again(lambda: lifecycle.suspend("demo"))
     assert _state(libvirtd) == "paused"
     assert lifecycle.stop("demo", "force").state is State.STOPPED
     assert lifecycle.start("other").state is State.RUNNING
-
-
-def _again(action: Callable[[], TdRecord]) -> None:
-    """Once the supervisor has found libvirtd again."""
-    import time
-
-    for _ in range(100):
-        try:
-            action()
-        except RemoteError:
-            time.sleep(0.1)
-        else:
-            return
-    action()
 
 
 def test_a_domain_of_somebody_elses_and_no_libvirt(
@@ -232,3 +196,46 @@ def test_transient_and_clone(define: Define, libvirtd: Libvirtd) -> None:
     changes.clone("demo", "copy")
     assert _state(libvirtd, "copy") == "shut off"
     assert domains.uuid_of("copy") in libvirtd.virsh("domuuid", "copy").stdout
+
+
+def test_settings_disk_console_and_events(define: Define, libvirtd: Libvirtd, home: Path, tmp_path: Path) -> None:
+    image = tmp_path / "base.raw"
+    image.write_bytes(bytes(32 << 20))
+    define(image=image)
+    assert changes.change("demo", {"memory": "320M", "vcpus": 2}).spec.vcpus == 2
+    shape = libvirtd.virsh("dominfo", "demo").stdout
+    assert "CPU(s):         2" in shape and f"{320 << 10} KiB" in shape
+    record = lifecycle.start("demo")
+    command = Tdxctl(home)
+    with (
+        command.beside("td", "console", "demo") as console,
+        command.beside("td", "events", "demo", "--follow", "--json") as watching,
+    ):
+        lifecycle.wait_ready("demo", BOOT_TIMEOUT)
+        lifecycle.call_guest("demo", "fill")
+        _until_large(record.place.overlay, 16 << 20)
+        assert lifecycle.stop("demo", "agent").state is State.STOPPED
+        assert console.stdout is not None and watching.stdout is not None
+        assert "reboot: Power down" in console.stdout.read(), "the console ends with its TD"
+        told = [json.loads(next(watching.stdout)).get("state")]
+        while told[-1] != "stopped":
+            told.append(json.loads(next(watching.stdout)).get("state"))
+        watching.terminate()
+    assert "stopping" in told
+    assert image.read_bytes() == bytes(32 << 20), "an overlay takes the writes"
+    changes.clone("demo", "copy")
+    assert lifecycle.status("copy").place.overlay.stat().st_size >= 16 << 20
+    assert lifecycle.start("demo").state is State.RUNNING
+    with pytest.raises(RemoteError, match="did not power off within 2 s") as caught:
+        lifecycle.stop("demo", "acpi", timeout=2)
+    assert "--mode force" in (caught.value.hint or ""), "firmware that boots hears no power button"
+    assert changes.reboot("demo", "force").state is State.RUNNING
+
+
+def _until_large(overlay: Path, size: int) -> None:
+    import time
+
+    deadline = time.monotonic() + 60
+    while overlay.stat().st_size < size:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

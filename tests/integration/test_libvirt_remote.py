@@ -15,6 +15,7 @@ import pytest
 from far_host import FILES, FarHost, far_host
 from integration.conftest import Tdxctl
 from libvirt_daemon import libvirtd
+from libvirt_tds import again
 from td_home import BOOT_TIMEOUT, home, until
 from tdxstack.errors import ExitCode, NetworkFault, PlatformMissing, TdxStackError, UsageError
 from tdxstack.system.process import first_bytes
@@ -115,9 +116,9 @@ def test_the_way_there_breaks(spec: TdSpec, far_host: FarHost) -> None:
             lifecycle.create(replace(spec, name="other"))
     finally:
         far_host.start_sshd()
-    _again(lambda: lifecycle.suspend("away"))
+    again(lambda: lifecycle.suspend("away"))
     lifecycle.resume("away")
-    _again(lambda: lifecycle.call_guest("away", "ping", timeout=5))
+    again(lambda: lifecycle.call_guest("away", "ping", timeout=5))
 
     os.kill(record.run.supervisor_pid, signal.SIGKILL)
     deadline = time.monotonic() + 30
@@ -157,15 +158,3 @@ def _until_it_fails(action: Callable[[], TdRecord]) -> None:
         action()
         lifecycle.resume("away")
         time.sleep(0.1)
-
-
-def _again(action: Callable[[], object]) -> None:
-    """Once the supervisor has found the way again."""
-    for _ in range(150):
-        try:
-            action()
-        except TdxStackError:
-            time.sleep(0.2)
-        else:
-            return
-    action()

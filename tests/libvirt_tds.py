@@ -1,0 +1,53 @@
+"""TDs on the tests' own libvirtd, as small as a guest can be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from libvirt_daemon import Libvirtd
+from tdxstack.errors import TdxStackError
+from tdxstack.vm import lifecycle
+from tdxstack.vm.record import TdRecord
+from tdxstack.vm.spec import TdSpec, Via, VmType
+from tiny_guest import TinyGuest
+
+Define = Callable[..., TdRecord]
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def define(libvirtd: Libvirtd, home: Path, tiny_guest: TinyGuest) -> Define:
+    def make(name: str = "demo", **settings: object) -> TdRecord:
+        spec = TdSpec(
+            name=name,
+            type=VmType.EFI,
+            kernel=tiny_guest.kernel,
+            initrd=tiny_guest.initrd,
+            cmdline=tiny_guest.cmdline,
+            firmware=tiny_guest.firmware,
+            memory=256 << 20,
+            via=Via.LIBVIRT,
+            connect=libvirtd.uri,
+        )
+        return lifecycle.create(replace(spec, **settings))  # type: ignore[arg-type]
+
+    return make
+
+
+def again(action: Callable[[], object]) -> None:
+    """Once the supervisor has found libvirtd, or its host, again."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            action()
+        except TdxStackError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
