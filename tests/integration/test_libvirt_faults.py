@@ -22,7 +22,7 @@ from tdxstack.vm.state import State
 from tiny_guest import tiny_guest
 
 __all__ = ["define", "home", "libvirtd", "tiny_guest"]
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @contextmanager

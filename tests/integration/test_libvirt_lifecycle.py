@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -84,8 +85,8 @@ def test_a_linux_td_is_attested_and_reached(tdxctl: Tdxctl, libvirtd: Libvirtd, 
         assert tdxctl("td", "exec", "under-libvirt", "--", "sh", "-c", "exit 7").returncode == 7
         run_by_the_agent(tdxctl, "under-libvirt")
         tdxctl.ok("td", "reboot", "under-libvirt", "--mode", "agent", timeout=BOOT_TIMEOUT)
-        tdxctl.ok("td", "wait", "under-libvirt", "--for", "ssh", timeout=BOOT_TIMEOUT)
-        assert tdxctl.json("td", "show", "under-libvirt")["run"]["boots"] == 1
+        _until_rebooted(tdxctl, "under-libvirt")
+        tdxctl.ok("td", "wait", "under-libvirt", "--for", "ssh", "--timeout", "300", timeout=BOOT_TIMEOUT)
         assert (
             tdxctl.json("td", "stop", "under-libvirt", "--mode", "acpi", timeout=BOOT_TIMEOUT)["state"] == "stopped"
         )
@@ -232,9 +233,14 @@ def test_settings_disk_console_and_events(define: Define, libvirtd: Libvirtd, ho
     assert changes.reboot("demo", "force").state is State.RUNNING
 
 
-def _until_large(overlay: Path, size: int) -> None:
-    import time
+def _until_rebooted(tdxctl: Tdxctl, name: str) -> None:
+    deadline = time.monotonic() + BOOT_TIMEOUT
+    while tdxctl.json("td", "show", name)["run"]["boots"] < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
+
+def _until_large(overlay: Path, size: int) -> None:
     deadline = time.monotonic() + 60
     while overlay.stat().st_size < size:
         assert time.monotonic() < deadline
