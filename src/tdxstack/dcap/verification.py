@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tdxstack.dcap.certificate import CertificateFault
-from tdxstack.dcap.chain import Chain
+from tdxstack.dcap.certificate import CertificateFault, certificate_of
+from tdxstack.dcap.chain import Chain, chain_of
 from tdxstack.dcap.documents import Documents, utf8
 from tdxstack.dcap.quote_check import PckChain, QuoteOutcome, QuoteStep
 from tdxstack.dcap.status import EXPIRED, STATUS_OF_TCB, QvlStatus, TcbStatus, VerifyFault
@@ -202,7 +202,7 @@ class Verification:
         """Validity of the items (of eight) that could be read."""
         return tuple(_expiries(self))
 
-    @property
+    @cached_property
     def supplemental(self) -> Supplemental:
         """Supplemental data, of what could be read."""
         return _supplemental(self)
@@ -260,7 +260,7 @@ def _expiries(verification: Verification) -> list[Expiry]:
 
 def _chain(text: str) -> Chain | None:
     try:
-        return Chain(utf8(text)) if text else None
+        return chain_of(utf8(text)) if text else None
     except (VerifyFault, CertificateFault):
         return None
 
@@ -286,7 +286,7 @@ def _supplemental(verification: Verification) -> Supplemental:
         tcb_evaluation_number=min(numbers, default=None),
         root_ca_crl_number=documents.root_crl.number if documents.root_crl else None,
         pck_crl_number=documents.pck_crl.number if documents.pck_crl else None,
-        root_key_id=_key_id(root.key) if root else None,
+        root_key_id=_key_id(root.der) if root else None,
         ppid=sgx.ppid.hex() if sgx else None,
         cpu_svn=sgx.tcb.cpu_svn.hex() if sgx else None,
         pce_svn=sgx.tcb.pce_svn if sgx else None,
@@ -300,10 +300,10 @@ def _supplemental(verification: Verification) -> Supplemental:
     )
 
 
-def _key_id(key: object) -> str | None:
+@lru_cache(maxsize=64)
+def _key_id(der: bytes) -> str | None:
     """SHA-384 over the raw public key (``x || y``) of the root, as QVL names it."""
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    if not isinstance(key, ec.EllipticCurvePublicKey):
+    key = certificate_of(der).key
+    if key is None:
         return None
     return hashlib.sha384(key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tdxstack.dcap.certificate import Certificate, CertificateFault, split_pem
+from tdxstack.dcap.certificate import CertificateFault, certificate_of, split_pem
 from tdxstack.errors import CollateralError
 from tdxstack.pcs.collateral import Wanted
 from tdxstack.pcs.source import Ca, EvaluationSet, Tee
@@ -29,7 +29,7 @@ def wanted_for(quote: bytes, evaluation: EvaluationSet) -> Wanted:
     try:
         leaf = next(
             certificate
-            for certificate in (Certificate(der) for der in split_pem(certification.data))
+            for certificate in (certificate_of(der) for der in split_pem(certification.data))
             if "PCK Certificate" in certificate.subject.common_name
         )
         fmspc = leaf.sgx.fmspc.hex().upper()
