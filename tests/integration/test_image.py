@@ -168,6 +168,15 @@ def test_mkosi_takes_every_recipe(name: str, boot: BootLayout, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_debian_12_boots(firmware: Path, tmp_path: Path) -> None:
+    image = build_image("debian-12", BuildOptions(hostname="twelve", user="kim", size=3 << 30), progress=print)
+    with booted(image, firmware, tmp_path / "one") as guest:
+        assert guest.read(". /etc/os-release; echo $VERSION_CODENAME") == "bookworm"
+        assert guest.read("hostname; id -un kim").split() == ["twelve", "kim"]
+        assert int(guest.read("df --output=size -B1M / | tail -1")) > 2500
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("boot", [BootLayout.UKI, BootLayout.GRUB])
 def test_the_other_boot_layouts(boot: BootLayout, firmware: Path, tmp_path: Path) -> None:
     image = build_image(options=BuildOptions(boot=boot), progress=print)
