@@ -82,6 +82,8 @@ def sign(
         if dry_run:
             return None, signing.review(subject.image, signer)
         image, files = signing.sign_image(subject.image, signer, output.step)
+        for other in signing.signed_by_others(subject.image, image):
+            output.say(f"{other}, signed by another key, is kept; if nothing needs it: tdxctl image delete {other}")
         return image.name, files
     if subject.program is not None:
         return _sign_program(subject.program, signer, None if dry_run else target)

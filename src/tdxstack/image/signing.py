@@ -18,7 +18,7 @@ from tdxstack.image import disk_files
 from tdxstack.image.efi_programs import program_kind
 from tdxstack.image.sandbox import Progress
 from tdxstack.image.signer import Signer
-from tdxstack.image.store import MANIFEST, Image, find_by_key, read_image
+from tdxstack.image.store import MANIFEST, Image, find_by_key, list_images, read_image
 from tdxstack.system import paths
 from tdxstack.system.files import locked, sha256_file, sync_directory, write_atomic
 from tdxstack.system.process import run
@@ -171,6 +171,15 @@ def sign_image(image: Image, signer: Signer, progress: Progress) -> tuple[Image,
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return read_image(target), signed
+
+
+def signed_by_others(image: Image, signed: Image) -> list[str]:
+    """Names of further images of the store that were made by signing ``image``, with other keys than ``signed``."""
+    return [
+        one.name
+        for one in list_images()
+        if one.key != signed.key and (one.manifest.get("signed") or {}).get("image") == image.name
+    ]
 
 
 def review(image: Image, signer: Signer) -> tuple[SignedFile, ...]:

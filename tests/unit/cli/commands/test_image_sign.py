@@ -10,6 +10,7 @@ import pytest
 import efi_disk
 from firmware_file import GENERIC_4M, firmware_file
 from tdxstack.cli.main import main
+from tdxstack.system import paths
 from tdxstack.vm.marker_kernel import marker_kernel
 from varstore_file import with_store
 
@@ -95,3 +96,27 @@ def test_secure_boot_in_one_go(place: Path, capsys: pytest.CaptureFixture[str]) 
     assert document(capsys)["keys"]["made"] is False
     assert Path("OVMF.sb.fd").read_bytes() == first
     assert main([*argv[:-1], "--yes", "--dbx", "disk.raw"]) == 2  # neither an image nor a certificate
+
+
+def test_an_image_of_the_list_signed_by_another_key_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = paths.images() / "debian-13-aa"
+    folder.mkdir(parents=True)
+    (folder / "vmlinuz").write_bytes(marker_kernel())
+    for name in ("disk.raw", "initrd.img"):
+        (folder / name).write_bytes(b"x")
+    files = {role: {"name": name, "sha256": "aa"} for role, name in (("disk", "disk.raw"), ("initrd", "initrd.img"))}
+    manifest = {"recipe": "debian-13", "boot": "direct", "key": "k", "created": "2026-01-01T00:00:00Z"}
+    manifest |= {"cmdline": "ro", "files": files | {"kernel": {"name": "vmlinuz", "sha256": "aa"}}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    argv = ["image", "sign", "debian-13-aa", "--json", "--keys"]
+    assert main([*argv, "keys"]) == 0
+    first = document(capsys)["image"]
+    assert main([*argv, "keys"]) == 0
+    captured = capsys.readouterr()
+    assert (json.loads(captured.out)["image"], "delete" in captured.err) == (first, False)
+    assert main(["firmware", "keys", "new", "others"]) == 0
+    capsys.readouterr()
+    assert main([*argv, "others"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["image"] != first
+    assert f"tdxctl image delete {first}" in captured.err
