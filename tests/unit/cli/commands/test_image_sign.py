@@ -105,7 +105,12 @@ def test_an_image_of_the_list_signed_by_another_key_is_told(place: Path, capsys:
     for name in ("disk.raw", "initrd.img"):
         (folder / name).write_bytes(b"x")
     files = {role: {"name": name, "sha256": "aa"} for role, name in (("disk", "disk.raw"), ("initrd", "initrd.img"))}
-    manifest = {"recipe": "debian-13", "boot": "direct", "key": "k", "created": "2026-01-01T00:00:00Z"}
+    manifest: dict[str, Any] = {
+        "recipe": "debian-13",
+        "boot": "direct",
+        "key": "k",
+        "created": "2026-01-01T00:00:00Z",
+    }
     manifest |= {"cmdline": "ro", "files": files | {"kernel": {"name": "vmlinuz", "sha256": "aa"}}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     argv = ["image", "sign", "debian-13-aa", "--json", "--keys"]
