@@ -13,6 +13,8 @@ from tdxstack.system.process import run
 from tdxstack.wire.pe import PeImage
 
 SECONDS = 120.0
+#: Bytes; the longest keys and chains in use have a tenth of it.
+MAX_PEM_SIZE = 1 << 20
 PEM_MARK = b"-----BEGIN"
 
 
@@ -31,10 +33,13 @@ class Signer:
         """
         for path in (self.key, self.certificate):
             try:
-                content = path.read_bytes()
+                with path.open("rb") as stream:
+                    content = stream.read(MAX_PEM_SIZE + 1)
             except OSError as error:
                 hint = "make keys by: tdxctl firmware keys new DIR"
                 raise UsageError(f"{path}: {error.strerror}", hint=hint) from None
+            if len(content) > MAX_PEM_SIZE:
+                raise UsageError(f"{path}: more than {MAX_PEM_SIZE} bytes, no key or certificate")
             if PEM_MARK not in content:
                 hint = f"openssl x509 -inform DER -in {path} -out {path.with_suffix('.pem')}"
                 raise UsageError(f"{path}: not a PEM file, which sbsign wants", hint=hint)

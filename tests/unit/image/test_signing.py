@@ -189,6 +189,8 @@ def test_faults(tmp_path: Path, signer: Signer) -> None:
         Signer(text, text).check()
     with pytest.raises(UsageError, match="No such file"):
         Signer(tmp_path / "none", text).check()
+    with pytest.raises(UsageError, match="no key or certificate"):
+        Signer(Path("/dev/zero"), text).check()
     with pytest.raises(UsageError, match="sbsign refused"):
         signer.sign(b"MZ" + bytes(4096))
 
