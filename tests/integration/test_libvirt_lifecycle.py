@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from libvirt_tds import Define, again, define
 from td_home import BOOT_TIMEOUT, gone, home, until
 from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.vm import changes, events, lifecycle
+from tdxstack.vm import record as records
 from tdxstack.vm.control import RemoteError
 from tdxstack.vm.libvirt import domains, observed
 from tdxstack.vm.spec import VmType
@@ -114,6 +116,20 @@ def test_what_others_do_through_libvirt_is_noticed(define: Define, libvirtd: Lib
     changes.change("demo", {"memory": "192M"})
     libvirtd.virsh("start", "demo", check=False)
     assert _state(libvirtd) == "shut off", "its sockets are made by td start"
+
+
+def test_a_definition_whose_libvirt_is_gone_for_good_can_be_forgotten(define: Define, libvirtd: Libvirtd) -> None:
+    record = define()
+    gone_uri = "qemu+unix:///system?socket=/nonexistent"
+    records.save(replace(record, spec=replace(record.spec, connect=gone_uri)))
+    with pytest.raises(SystemFault, match="TD demo is kept elsewhere too") as refused:
+        lifecycle.delete("demo")
+    assert "--forget" in (refused.value.hint or "")
+    assert lifecycle.status("demo").name == "demo"
+    lifecycle.delete("demo", forget=True)
+    assert lifecycle.list_all() == []
+    assert _state(libvirtd) == "shut off"
+    libvirtd.virsh("undefine", "demo")
 
 
 def test_a_killed_supervisor(define: Define, libvirtd: Libvirtd) -> None:

@@ -329,11 +329,14 @@ def settled(name: str) -> TdRecord:
         return TdRecord(spec=TdSpec(name=name), state=State.STOPPED)
 
 
-def delete(name: str, *, force: bool = False) -> None:
+def delete(name: str, *, force: bool = False, forget: bool = False) -> None:
     """Forget a TD with its overlay and logs; ``force`` stops it first.
+
+    ``forget`` asks no libvirt and no other host, which may be gone for good: what they keep of it stays there.
 
     Raises:
         StateError: it runs, and ``force`` was not given.
+        SystemFault: its libvirt or its host does not answer.
     """
     place = records.Place(name)
     if not place.directory.exists():
@@ -349,10 +352,8 @@ def delete(name: str, *, force: bool = False) -> None:
             stop(name, "force")
     lock = _patiently(place.lock, f"tdxctl td stop {name} --mode force")
     try:
-        if record is not None and _is_kept_by_libvirt(record):
-            _libvirt_definition().undefine(record)
-        if record is not None and (site := site_of(record.spec)) is not HERE:
-            site.remove(site.directory(name))
+        if record is not None and not forget:
+            _remove_elsewhere(record)
         shutil.rmtree(place.run_dir, ignore_errors=True)
         place.record.unlink(missing_ok=True)
         shutil.rmtree(place.directory)
@@ -360,6 +361,17 @@ def delete(name: str, *, force: bool = False) -> None:
         raise SystemFault(f"cannot remove {place.directory}: {error}", hint="check its permissions") from error
     finally:
         os.close(lock)
+
+
+def _remove_elsewhere(record: TdRecord) -> None:
+    try:
+        if _is_kept_by_libvirt(record):
+            _libvirt_definition().undefine(record)
+        if (site := site_of(record.spec)) is not HERE:
+            site.remove(site.directory(record.name))
+    except SystemFault as fault:
+        hint = f"see that it answers; tdxctl td delete {record.name} --forget asks nobody"
+        raise SystemFault(f"TD {record.name} is kept elsewhere too: {fault.message}", hint=hint) from fault
 
 
 def _patiently(lock: Path, hint: str | None) -> int:

@@ -60,6 +60,8 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     delete = _verb(verbs, "delete", run_delete, "forget a TD with its overlay and logs", named=False)
     delete.add_argument("names", nargs="+", metavar="NAME", help="TDs to delete")
     delete.add_argument("--yes", action="store_true", help="do not ask; stop a running TD by force")
+    gone = "ask no libvirt and no other host, which may be gone for good: what they keep of it stays there"
+    delete.add_argument("--forget", action="store_true", help=gone)
     _add_dry_run(delete)
     schema = _verb(verbs, "schema", run_schema, "JSON Schema of a TD specification", named=False)
     schema.set_defaults(json=True)
@@ -304,7 +306,7 @@ def run_delete(args: argparse.Namespace) -> ExitCode:
     if not output.confirmed(args, f"Delete {', '.join(args.names)} with all that was written to them?"):
         return ExitCode.FAILED
     for name in args.names:
-        lifecycle.delete(name, force=args.yes)
+        lifecycle.delete(name, force=args.yes, forget=args.forget)
         output.say(f"{name} deleted")
     return ExitCode.DONE
 
