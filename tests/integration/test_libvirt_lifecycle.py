@@ -69,8 +69,8 @@ def test_a_trust_domain_from_definition_to_deletion(define: Define, libvirtd: Li
 
 def test_a_linux_td_is_attested_and_reached(tdxctl: Tdxctl, libvirtd: Libvirtd, tmp_path: Path) -> None:
     """The tables are those of libvirt's machine: predicted from the arguments that libvirt gave to QEMU."""
-    tdxctl.ok("image", "build", "debian-13", timeout=900)
-    tdxctl.ok("td", "create", "under-libvirt", "--image", "debian-13", "--via", "libvirt", "--connect", libvirtd.uri)
+    image = tdxctl.json("image", "build", "debian-13", timeout=900)["name"]
+    tdxctl.ok("td", "create", "under-libvirt", "--image", image, "--via", "libvirt", "--connect", libvirtd.uri)
     try:
         early = tdxctl.json("measure", "predict", "--td", "under-libvirt")
         assert early["rtmr"][0] is None, "libvirt has yet to choose the slots"

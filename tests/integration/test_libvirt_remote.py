@@ -103,6 +103,7 @@ def test_a_machine_on_another_host(spec: TdSpec, far_host: FarHost, home: Path) 
     assert far_host.daemon.virsh("list", "--all", "--name").stdout.strip() == ""
 
 
+@pytest.mark.slow
 def test_the_way_there_breaks(spec: TdSpec, far_host: FarHost) -> None:
     lifecycle.create(replace(spec, image=None))
     record = lifecycle.start("away")

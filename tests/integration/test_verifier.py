@@ -111,6 +111,15 @@ def test_a_real_td_attests(tdxctl: Tdxctl, quickstart: Any, launch: Callable[...
     assert by_guest_verb["accepted"] is True
     assert by_guest_verb["ima_list"] == "not bound"
 
+    # From inside the guest, by the way that its network has to this machine; nothing of the host takes part.
+    tdxctl.ok("td", "copy", name, str(verifier.folder / "tls-ca.crt"), ":/root/ca.crt")
+    url = f"https://10.0.2.2:{verifier.url.rpartition(':')[2]}"
+    attest = ("td", "ssh", name, "--", "tdxctl", "guest", "attest", "--verifier", url, "--policy", "td", "--json")
+    inside = json.loads(tdxctl.ok(*attest, "--tls-ca", "/root/ca.crt"))
+    assert (inside["accepted"], inside["status"], inside["software"]) == (True, "UpToDate", True)
+    assert inside["nonce"] not in (said["nonce"], by_guest_verb["nonce"])
+    assert tdxctl(*attest).returncode == 5, "an unknown TLS CA"
+
 
 def prepare(tdxctl: Tdxctl, folder: Path, *words: str) -> None:
     """A verifier's directory for a platform of the tests' own; replicas get the same token key."""

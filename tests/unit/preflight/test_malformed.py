@@ -37,10 +37,10 @@ def copies(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("number", range(len(PATHS)), ids=["-".join(one) for one in PATHS])
 def test_garbage_in_any_file(copies: Path, number: int) -> None:
-    """Each file gets three kinds of garbage, its neighbours others; then it is absent, then a directory."""
+    """Each file gets two kinds of garbage, its neighbours others; then it is absent, then a directory."""
     name, path = PATHS[number]
     target = copies / name / path
-    for step in (0, 3, 5):
+    for step in (0, 3):
         garbage = GARBAGE[(number + step) % len(GARBAGE)]
         target.write_bytes(garbage)
         assert _look(copies / name)
