@@ -5,6 +5,8 @@ It has one issue of everything (``early`` and ``standard`` are the same), TDX on
 
 from __future__ import annotations
 
+import hashlib
+
 from tdxstack.errors import CollateralAbsent
 from tdxstack.pcs import inspect
 from tdxstack.pcs.source import (
@@ -39,7 +41,9 @@ class SoftwareSource:
 
     @property
     def name(self) -> str:
-        return f"{PREFIX}{self._platform.name} (software)"
+        """Tells this platform from another of the same name, made after it or in another home: caches go by it."""
+        root = hashlib.sha256(self.trust_root()).hexdigest()[:12]
+        return f"{PREFIX}{self._platform.name} (software, root {root})"
 
     def close(self) -> None:
         """Nothing is open."""
