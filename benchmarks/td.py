@@ -57,7 +57,7 @@ def plain(record: TdRecord) -> float:
     """Seconds from the start of QEMU alone to ssh, with the argument list of the supervised one."""
     words, run = plan.preview(record)
     run_dir = record.place.make_run_dir()
-    keys.write_authorized_keys(run_dir / "authorized_keys", ())
+    (run_dir / "authorized_keys").write_text(keys.authorized_keys(()))
     began = time.monotonic()
     with subprocess.Popen([word for word in words if word != "-S"]) as child:
         took = until_ssh(TdRecord(spec=record.spec, run=run), began)
