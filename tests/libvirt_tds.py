@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from libvirt_daemon import Libvirtd
+from td_home import small
 from tdxstack.errors import TdxStackError
 from tdxstack.vm import lifecycle
 from tdxstack.vm.record import TdRecord
-from tdxstack.vm.spec import TdSpec, Via, VmType
+from tdxstack.vm.spec import Via, VmType
 from tiny_guest import TinyGuest
 
 Define = Callable[..., TdRecord]
@@ -23,17 +24,7 @@ PATIENCE = 30.0
 @pytest.fixture
 def define(libvirtd: Libvirtd, home: Path, tiny_guest: TinyGuest) -> Define:
     def make(name: str = "demo", **settings: object) -> TdRecord:
-        spec = TdSpec(
-            name=name,
-            type=VmType.EFI,
-            kernel=tiny_guest.kernel,
-            initrd=tiny_guest.initrd,
-            cmdline=tiny_guest.cmdline,
-            firmware=tiny_guest.firmware,
-            memory=256 << 20,
-            via=Via.LIBVIRT,
-            connect=libvirtd.uri,
-        )
+        spec = replace(small(name, tiny_guest), type=VmType.EFI, via=Via.LIBVIRT, connect=libvirtd.uri)
         return lifecycle.create(replace(spec, **settings))  # type: ignore[arg-type]
 
     return make

@@ -41,20 +41,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert not left, f"orphans: {left}"
 
 
+def small(name: str, guest: TinyGuest) -> TdSpec:
+    """A TD of the small guest."""
+    return TdSpec(
+        name=name,
+        kernel=guest.kernel,
+        initrd=guest.initrd,
+        cmdline=guest.cmdline,
+        firmware=guest.firmware,
+        memory=256 << 20,
+    )
+
+
 @pytest.fixture
 def define(home: Path, tiny_guest: TinyGuest) -> Define:
     """Defines a TD of the small guest; settings may be changed."""
 
     def make(name: str = "demo", **settings: object) -> TdSpec:
-        spec = TdSpec(
-            name=name,
-            kernel=tiny_guest.kernel,
-            initrd=tiny_guest.initrd,
-            cmdline=tiny_guest.cmdline,
-            firmware=tiny_guest.firmware,
-            memory=256 << 20,
-        )
-        spec = replace(spec, **settings)  # type: ignore[arg-type]
+        spec = replace(small(name, tiny_guest), **settings)  # type: ignore[arg-type]
         lifecycle.create(spec)
         return spec
 

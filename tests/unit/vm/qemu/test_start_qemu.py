@@ -112,14 +112,19 @@ def _argv(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[list[st
     return argv, captured.err
 
 
+def _machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options that name an image, a kernel and a firmware that are there; no accelerator is tried."""
+    monkeypatch.setattr(choose, "accelerator", lambda spec: "tcg")
+    for name in ("i.qcow2", "k", "fw"):
+        (folder / name).write_bytes(b"QFI\xfb")
+    return ["-i", str(folder / "i.qcow2"), "-k", str(folder / "k"), "-o", str(folder / "fw")]
+
+
 @pytest.mark.processes
 def test_what_the_other_dialects_make_of_the_network_and_the_console(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "accelerator", lambda spec: "tcg")
-    for name in ("i.qcow2", "k", "fw"):
-        (tmp_path / name).write_bytes(b"QFI\xfb")
-    base = ["-i", str(tmp_path / "i.qcow2"), "-k", str(tmp_path / "k"), "-o", str(tmp_path / "fw"), "-t", "efi"]
+    base = [*_machine(tmp_path, monkeypatch), "-t", "efi"]
     network = ["-n", "10.1.0.0/16", "-a", "10.1.0.9"]
     words, err = _argv([*base, *network, "-s", "-p", "9100", "--dialect", "upstream"], capsys)
     assert words[words.index("-netdev") + 1].startswith("user,id=net0,net=10.1.0.0/16,dhcpstart=10.1.0.9,hostfwd=")
@@ -143,10 +148,7 @@ def test_a_missing_image_is_said_before_the_launch(tmp_path: Path, capsys: pytes
 def test_another_dialect_runs_the_same_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "accelerator", lambda spec: "tcg")
-    for name in ("i.qcow2", "k", "fw"):
-        (tmp_path / name).write_bytes(b"QFI\xfb")
-    base = ["start-qemu", "-i", str(tmp_path / "i.qcow2"), "-k", str(tmp_path / "k"), "-o", str(tmp_path / "fw")]
+    base = ["start-qemu", *_machine(tmp_path, monkeypatch)]
     assert main([*base, "-t", "efi", "--dialect", "upstream", "--dry-run", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["dialect"] == "upstream"
