@@ -54,6 +54,11 @@ class Server:
         return f"tdxd{os.getpid()}-{self.number}"
 
     @property
+    def link(self) -> str:
+        """The host's end of the veth pair; 15 bytes at most."""
+        return f"tdxo{os.getpid() % 10000}{self.number}"
+
+    @property
     def address(self) -> str:
         return f"10.98.{self.number}.2"
 
@@ -75,11 +80,11 @@ class Server:
         (self.root / "etc/default/grub").write_text(GRUB)
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.place / "host_key"))
         (self.place / "sshd_config").write_text(CONFIG.format(address=self.address, place=self.place, home=self.home))
-        inside, outside = f"tdxi{self.number}", f"tdxo{os.getpid() % 10000}{self.number}"
+        inside = f"tdxi{self.number}"
         _run("ip", "netns", "add", self.namespace)
-        _run("ip", "link", "add", outside, "type", "veth", "peer", "name", inside, "netns", self.namespace)
-        _run("ip", "address", "add", f"10.98.{self.number}.1/24", "dev", outside)
-        _run("ip", "link", "set", outside, "up")
+        _run("ip", "link", "add", self.link, "type", "veth", "peer", "name", inside, "netns", self.namespace)
+        _run("ip", "address", "add", f"10.98.{self.number}.1/24", "dev", self.link)
+        _run("ip", "link", "set", self.link, "up")
         for command in (
             ("address", "add", f"{self.address}/24", "dev", inside),
             ("link", "set", inside, "up"),
@@ -93,7 +98,8 @@ class Server:
 
     def kill(self) -> None:
         """End everything in the namespace at once, as a power failure does."""
-        for pid in _run("ip", "netns", "pids", self.namespace).split():
+        listed = subprocess.run(["ip", "netns", "pids", self.namespace], check=False, capture_output=True, text=True)
+        for pid in listed.stdout.split():
             try:
                 os.kill(int(pid), signal.SIGKILL)
             except ProcessLookupError:
@@ -101,7 +107,9 @@ class Server:
 
     def remove(self) -> None:
         self.kill()
-        _run("ip", "netns", "delete", self.namespace)
+        # The kernel takes a deleted namespace apart later; the next test uses the same name at once.
+        subprocess.run(["ip", "link", "delete", self.link], check=False, capture_output=True)
+        subprocess.run(["ip", "netns", "delete", self.namespace], check=False, capture_output=True)
 
     @property
     def installed(self) -> bool:
