@@ -1,8 +1,9 @@
 """A guest that boots in seconds: Debian's cloud kernel and a busybox RAM disk, with a small agent in shell.
 
 Packages come from the machine's own apt sources and are kept in ``TDXSTACK_TEST_CACHE`` (default: a directory under
-/var/tmp). The agent answers every request with ``{"pong": true}``, and
-knows ``shutdown``, ``reboot`` and ``fill`` (the disk). Port 22 of the guest echoes.
+/var/tmp). The agent answers every request with ``{"pong": true}``, and knows ``shutdown``, ``reboot``, ``fill`` (the
+disk) and, in a software TD, ``report``: a TDREPORT (hexadecimal) over zero REPORTDATA, asked of the TDX module, with
+the boot's identity. Port 22 of the guest echoes.
 """
 
 from __future__ import annotations
@@ -39,15 +40,24 @@ for module in @MODULES@; do insmod /lib/$module; done
 ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0
 nc -ll -p 22 -e /bin/cat &
 for port in /sys/class/virtio-ports/*; do
-  [ "$(cat $port/name)" = org.tdxstack.agent.0 ] && device=/dev/${port##*/}
+  case "$(cat $port/name)" in
+    org.tdxstack.agent.0) device=/dev/${port##*/} ;;
+    org.tdxstack.tdx.0) exec 4<>/dev/${port##*/} ;;
+  esac
 done
-answer() { echo "{\\"id\\":$1,\\"result\\":{\\"pong\\":true}}" >&3; }
+boot=$(cat /proc/sys/kernel/random/boot_id)
+answer() { echo "{\\"id\\":$1,\\"result\\":{\\"pong\\":true$2}}" >&3; }
+report() {
+  { printf '\\114\\0\\0\\0\\001\\0\\0\\0\\004\\0\\0\\0\\0\\0\\0\\0'; head -c 64 /dev/zero; } >&4
+  echo ",\\"boot\\":\\"$boot\\",\\"report\\":\\"$(head -c 1040 <&4 | tail -c 1024 | hexdump -v -e '/1 "%02x"')\\""
+}
 if [ -n "$device" ]; then
   exec 3<>$device
   echo '{"event":"ready","version":"tiny","platform":"software"}' >&3
   ( while :; do while read -r line <&3; do
       id=$(echo "$line" | sed -n 's/.*"id": *\\([0-9]*\\).*/\\1/p')
-      answer $id
+      more=; case "$line" in *'"report"'*) more=$(report) ;; esac
+      answer $id "$more"
       case "$line" in *shutdown*) poweroff -f;; *reboot*) reboot -f;;
         *fill*) dd if=/dev/urandom of=/dev/vda bs=1M count=16 & ;; esac
     done; sleep 1; done ) &
@@ -132,7 +142,7 @@ def _build(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def tiny_guest() -> TinyGuest:
     """The guest's files, built on first use."""
-    folder = _cache() / "tiny-guest-3"
+    folder = _cache() / "tiny-guest-4"
     folder.mkdir(exist_ok=True)
     if not (folder / "vmlinuz").exists():
         _build(folder)

@@ -8,6 +8,7 @@ what looks like one, is read about as fast as any other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -23,6 +24,8 @@ ENOUGH = 10_000
 FRUITLESS = 1_000
 #: Different details (codes) kept of one signature.
 MAX_DETAILS = 32
+#: A message of the journal as systemd writes it in JSON where it has other characters than printable ones.
+_NUMBERS = re.compile(rb'"MESSAGE"\s*:\s*\[([0-9]{1,3}(?:,\s*[0-9]{1,3})*)\]')
 
 
 class Readable(Protocol):
@@ -78,7 +81,7 @@ class Scanner:
             self.scan.size += len(block)
             rest = self._feed(rest + block)
         if rest:
-            self._look(rest)
+            self._look(_spoken(rest))
             self.scan.lines += 1
         return self.scan
 
@@ -89,7 +92,7 @@ class Scanner:
             self._look(data)
             return b""
         if end:
-            whole = data[:end]
+            whole = _spoken(data[:end])
             self._look(whole)
             self.scan.lines += whole.count(b"\n")
         return data[end:]
@@ -145,6 +148,19 @@ class Scanner:
                 cause=words.cause or signature.cause,
                 fix=words.fix or signature.fix,
             )
+
+
+def _spoken(data: bytes) -> bytes:
+    """The lines, with messages that the journal's JSON keeps as numbers (what is not plain text) as text."""
+    if b'"MESSAGE"' not in data:
+        return data
+    return _NUMBERS.sub(_as_text, data)
+
+
+def _as_text(found: re.Match[bytes]) -> bytes:
+    values = (int(number) for number in found[1].split(b","))
+    text = bytes(value if 32 <= value < 256 else 32 for value in values)
+    return b'"MESSAGE":"' + text + b'"'
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ SAMPLES = {
     "kernel.ept": "kvm_intel: EPT is required for TDX",
     "kernel.virt-at-load": "kvm_intel: tdx: tdx requires kvm.enable_virt_at_load=1",
     "kernel.max-vcpu": "kvm_intel: Disable TDX: MAX_VCPU_PER_TD (576) smaller than number of logical CPUs (1024).",
+    "kernel.no-platform": "kvm_intel: TDX not supported by the host platform",
     "kernel.package-offline": "kvm_intel: TDX requires all packages to have an online CPU.",
     "kernel.update-failed": "seamldr: SEAMCALL (0x8000000000000001) failed: 0xc000050900000000",
     "qemu.no-object": "qemu-system-x86_64: -object tdx-guest,id=tdx: Parameter 'qom-type' does not accept value 'tdx-guest'",
@@ -52,6 +54,7 @@ SAMPLES = {
     "libvirt.apparmor": 'audit: apparmor="DENIED" operation="open" profile="libvirt-1" name="/usr/share/ovmf/OVMF.fd"',
     "libvirt.selinux": "type=AVC msg=audit(1): avc:  denied  { connectto } comm=qemu-kvm scontext=system_u:system_r:svirt_t",
     "libvirt.unsupported": "error: unsupported configuration: launch security 'tdx' is not supported with this QEMU binary",
+    "libvirt.element": "error: XML document failed to validate against schema: extra content: Quote-Generation-Service",
     "qgs.unreachable": "qemu: quote-generation-socket: Failed to connect to '/var/run/tdx-qgs/qgs.socket': No such file or directory",
     "qgs.framing": "qgsd[335944]: body should be [-2130706432] bytes!",
     "qgs.attest": "Failed to get the quote",
@@ -70,6 +73,29 @@ SAMPLES = {
     "mpa.failed": "ERROR: Registration Flow - PLATFORM_ESTABLISHMENT or TCB_RECOVERY failed.",
     "sgx.no-epc": "[    6.620397] sgx: There are zero EPC sections.",
     "image.passt": "libguestfs: error: passt exited with status 1",
+    "image.unset": "./create-td-image.sh: line 12: UBUNTU_VERSION: unbound variable",
+    "measure.mismatch": "ERROR: RTMR[0] mismatch: replayed value is not the report's",
+}
+
+
+def _upper(line: str) -> str:
+    return re.sub(r"0x([0-9a-f]+)", lambda found: "0x" + found[1].upper(), line)
+
+
+#: How kernels, journals and their exports write one line.
+FORMS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "seconds": lambda line: f"[   19.324236] {line}",
+    "level": lambda line: f"<4>[   19.324236] {line}",
+    "time": lambda line: f"[Wed Jun  3 02:50:04 2026] {line}",
+    "journal": lambda line: f"Jun 03 02:50:04 host kernel: {line}",
+    "iso": lambda line: f"2026-06-03T02:50:04.123456+00:00 host qgsd[123]: {line}",
+    "json": lambda line: json.dumps({"_TRANSPORT": "kernel", "MESSAGE": line, "PRIORITY": "4"}),
+    "numbers": lambda line: json.dumps({"MESSAGE": [*line.encode()], "PRIORITY": "3"}, separators=(",", ":")),
+    "export": lambda line: f"_TRANSPORT=kernel\nMESSAGE={line}",
+    "coloured": lambda line: f"\x1b[32m[   19.324236] \x1b[0m\x1b[33m{line}\x1b[0m",
+    "dos": lambda line: f"{line}\r",
+    "upper": _upper,
 }
 
 
@@ -110,6 +136,45 @@ def test_a_sign_among_lines_that_look_like_it(name: str) -> None:
     assert scan.seen.get(name) == 1
     (sighting,) = [one for one in scan.sightings.values() if one.signature.id == name]
     assert sighting.line_number == FRUITLESS * 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("kernel.module-not-loaded", "tdx: TDX module is not loaded."),
+        ("kernel.module-not-loaded", "x86/tdx: P-SEAMLDR is not loaded"),
+        ("kernel.module-failed", "tdx: TDX-Module initialization failed (-5)"),
+        ("kernel.seamcall", "kvm_intel: TDH_VP_ENTER failed: 0xc000010000000000"),
+        ("qemu.no-object", "qom-type does not accept 'tdx-guest'"),
+        ("qemu.keyids", "KVM_TDX_INIT_VM: No space left on device"),
+        ("qemu.init-vm", "qemu-kvm: TDX ioctl KVM_TDX_INIT_VM failed, hw_errors: 0xc000010000000000"),
+        ("qemu.init-vm", "qemu-kvm: KVM_TDX_INIT_VM failed: EINVAL"),
+        ("qemu.vfio-dma", "vfio_container_dma_map(0x55, 0x0, 0x1000, 0x7f) = -28 (No space left on device)"),
+        (
+            "libvirt.apparmor",
+            'apparmor="DENIED" operation="connect" profile="libvirt-1" name="/run/tdx-qgs/qgs.socket"',
+        ),
+        ("libvirt.element", "error: unsupported configuration: unknown element allowReboot"),
+        ("measure.mismatch", "rtmr0 does not match the log"),
+    ],
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sign_in_other_words_and_forms(name: str, line: str, form: str) -> None:
+    assert name in _found(FORMS[form](line)), FORMS[form](line)
+
+
+def test_every_sign_in_every_form() -> None:
+    for name, line in SAMPLES.items():
+        (signature,) = [one for one in book().signatures if one.id == name]
+        if signature.severity is not Severity.MARK:
+            assert [form for form, made in FORMS.items() if name not in _found(made(line))] == [], name
+
+
+def test_patterns_are_taken_by_both_engines() -> None:
+    """A pattern is searched for line by line by one engine, and over a whole log by the other."""
+    for signature in book().signatures:
+        if signature.pattern:
+            assert signatures.by_lines(signature.pattern.pattern)
 
 
 @pytest.mark.parametrize(
