@@ -23,6 +23,7 @@ from tdxstack.image.options import BootLayout, BuildOptions
 from tdxstack.image.recipes import DEFAULT_RECIPE, Recipe, load_recipe
 from tdxstack.image.sandbox import Progress, entered, require_root, run_logged
 from tdxstack.image.store import MANIFEST, SCHEMA, Image, find_by_key, read_image
+from tdxstack.image.subscription import subscription
 from tdxstack.image.tools_tree import ensure_tools_tree, tools_digest
 from tdxstack.image.tree import tree_digest, write_tree
 from tdxstack.system import paths
@@ -72,11 +73,13 @@ def build_image(
         progress: called with one line per step.
 
     Raises:
+        PlatformMissing: RHEL on a host without a subscription.
         UsageError, NetworkFault, SystemFault: nothing half-written is left; the log stays under the cache.
     """
     plan = plan_build(recipe, options)
     if not force and (found := find_by_key(plan.key)):
         return found
+    subscription(plan.recipe.distribution, plan.mirror)
     require_root(f"image build {recipe}")
     with _one_build_at_a_time(progress):
         if not force and (found := find_by_key(plan.key)):
@@ -138,6 +141,7 @@ def _build(plan: Plan, tools: Path, progress: Progress) -> Image:
 
 def _run_mkosi(plan: Plan, work: Path, tools: Path, log: Path, progress: Progress) -> None:
     binds = {work: "/build", private_directory(paths.cache() / "packages"): PACKAGE_CACHE}
+    binds |= subscription(plan.recipe.distribution, plan.mirror)
     repository = plan.options.guest_repo
     if repository is not None and "://" not in repository:
         binds[_repository_folder(repository)] = REPOSITORY

@@ -33,11 +33,11 @@ PACKAGES = (
 FAMILY_PACKAGES: dict[str, tuple[str, ...]] = {
     "debian": (),
     "ubuntu": ("ubuntu-keyring",),
-    "fedora": ("distribution-gpg-keys", "dnf"),
-    "centos": ("distribution-gpg-keys", "dnf"),
-    "rocky": ("distribution-gpg-keys", "dnf"),
-    "alma": ("distribution-gpg-keys", "dnf"),
-    "rhel": ("distribution-gpg-keys", "dnf"),
+    "fedora": ("distribution-gpg-keys", "dnf", "rpm"),
+    "centos": ("distribution-gpg-keys", "dnf", "rpm"),
+    "rocky": ("distribution-gpg-keys", "dnf", "rpm"),
+    "alma": ("distribution-gpg-keys", "dnf", "rpm"),
+    "rhel": ("distribution-gpg-keys", "dnf", "rpm"),
 }
 #: Where a build's directories are bound; they must exist in the tree.
 MOUNT_POINTS = ("build", "packages", "repository")

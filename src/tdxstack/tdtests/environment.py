@@ -10,7 +10,7 @@ from pathlib import Path
 from tdxstack.cloud.artifacts import ArtifactManifest
 from tdxstack.cloud.dut import DUT
 from tdxstack.cloud.vmparam import VMSpec
-from tdxstack.errors import PlatformMissing, UsageError
+from tdxstack.errors import PlatformMissing, TdxStackError, UsageError
 from tdxstack.image.builder import build_image
 from tdxstack.image.firmware import default_firmware
 from tdxstack.platform.base import PlatformKind, open_platform
@@ -85,6 +85,21 @@ class Environment:
             raise UsageError(f"artifacts.yaml has {disk} and no {kernel}", hint="add the kernel that the guests boot")
         own_initrd = self.artifacts[initrd].get() if initrd in self.artifacts else None
         return self.artifacts[disk].get(), self.artifacts[kernel].get(), own_initrd, None
+
+    def prepare(self) -> None:
+        """Have image and firmware at hand, which may take a build.
+
+        Raises:
+            PlatformMissing: such an image cannot be had here.
+            UsageError, SystemFault, NetworkFault: as ``Artifact.get`` and ``build_image``.
+        """
+        try:
+            _ = self.image, self.firmware
+        except TdxStackError as fault:
+            # The fault's own hint comes first.
+            other = f"or name an image as latest-guest-image-{self.guest} in artifacts.yaml"
+            fault.hint = f"{fault.hint}; {other}" if fault.hint else other
+            raise
 
     def check_artifacts(self) -> None:
         """Take what the guests boot from the artifacts, if it is there, before anything runs.

@@ -31,7 +31,7 @@ class Machines:
     """The pool of one run. Its machines are of the environment's size, with a vsock device nowhere.
 
     Args:
-        keep: leave machines that a failed test has used.
+        keep: leave machines that a failed test has used, or that did not boot.
     """
 
     def __init__(self, environment: Environment, *, keep: bool = False) -> None:
@@ -92,7 +92,10 @@ class Machines:
             restorable = not (vmtype == VM_TYPE_TD and self._environment.hardware)
             if restorable:
                 changes.snapshot_create(guest.name, BOOTED)
-        except BaseException:
+        except BaseException as error:
+            if self._keep and isinstance(error, Exception):
+                self.kept.append(guest.name)
+                raise
             with contextlib.suppress(TdxStackError):
                 guest.destroy(delete=True)
             raise

@@ -14,12 +14,15 @@ import pytest
 
 from tdxstack.cloud.vmguest import VMGuest, VMGuestFactory
 from tdxstack.cloud.vmparam import VM_TYPE_TD
+from tdxstack.errors import TdxStackError
 from tdxstack.system.process import run as run_program
 from tdxstack.tdtests.environment import REQUIREMENTS, Environment
 from tdxstack.tdtests.machines import MachineMaker, Machines
 from tdxstack.tdtests.results import CaseResult, Report
 
 KEYGEN_TIMEOUT = 60.0
+#: Fixtures that boot machines.
+BOOTING = frozenset({"td", "fresh", "vm_factory"})
 _FAILED = pytest.StashKey[bool]()
 
 
@@ -31,6 +34,8 @@ class StackTests:
         self.report = report
         self.machines = Machines(environment, keep=keep_vm)
         self._keep = keep_vm
+        #: Why no test could run.
+        self.fault: TdxStackError | None = None
 
     # -- what pytest calls --------------------------------------------------------------------------------------
 
@@ -44,6 +49,16 @@ class StackTests:
                 if reason := self.environment.missing(name):
                     item.add_marker(pytest.mark.skip(reason=reason))
                     break
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Have what the guests boot before the first test; without it there is one fault, and nothing runs."""
+        if not session.config.option.collectonly and any(map(_boots, session.items)):
+            try:
+                self.environment.prepare()
+            except TdxStackError as fault:
+                self.fault = fault
+                return True
+        return None
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.report.began(nodeid)
@@ -128,6 +143,11 @@ def category(item: pytest.Item) -> str:
     """The category that a test's module states."""
     mark = item.get_closest_marker("category")
     return str(mark.args[0]) if mark is not None else ""
+
+
+def _boots(item: pytest.Item) -> bool:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    return bool(BOOTING & fixtures) and item.get_closest_marker("skip") is None
 
 
 def _failed(request: pytest.FixtureRequest) -> bool:

@@ -18,7 +18,10 @@ CONFIGURATION = CASES / "pytest.ini"
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which tests: ``modules`` are ``module`` or ``module::test``; empty means all."""
+    """Which tests: ``modules`` are ``module`` or ``module::test``; empty means all.
+
+    A module may also be the path of a file of the user's own.
+    """
 
     modules: tuple[str, ...] = ()
 
@@ -34,6 +37,9 @@ class Selection:
         found = []
         for text in self.modules:
             module, _, test = text.partition("::")
+            if module.endswith(".py") and Path(module).is_file():
+                found.append(str(Path(module).absolute()) + (f"::{test}" if test else ""))
+                continue
             name = module.rpartition("/")[2].removesuffix(".py")
             name = name if name in known else f"test_{name}"
             if name not in known:
@@ -74,7 +80,8 @@ def run_tests(options: RunOptions, told: Progress) -> RunOutcome:
 
     Raises:
         UsageError: no such test, or an unknown guest.
-        PlatformMissing: the platform is not there.
+        PlatformMissing: the platform is not there, or no image of that guest can be had.
+        NetworkFault: an image of that guest cannot be built without the network.
         SystemFault: an artifact that the guests boot is not what it must be.
         KeyboardInterrupt: the user's; machines are removed first.
     """
@@ -95,6 +102,8 @@ def run_tests(options: RunOptions, told: Progress) -> RunOutcome:
     status = int(pytest.main(argv, plugins=[run, listing]))
     if status == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
+    if run.fault is not None:
+        raise run.fault
     if listing.faults:
         raise UsageError(listing.faults[0], hint="tdxctl test stack --list")
     listed = tuple(_described(item, options.environment) for item in listing.items)

@@ -4,39 +4,51 @@ from __future__ import annotations
 
 import socket
 import time
+from dataclasses import replace
 
-from tdxstack.errors import SystemFault
+from tdxstack.errors import SystemFault, UsageError
 from tdxstack.vm import lifecycle
 from tdxstack.vm.keys import HOST, ssh_port
 from tdxstack.vm.record import TdRecord
 from tdxstack.vm.site import is_far
-from tdxstack.vm.state import ACTIVE
+from tdxstack.vm.state import ACTIVE, State
 
 INTERVAL = 0.1
 BANNER_TIMEOUT = 5.0
 BANNER = b"SSH-"
 
 
-def wait_for(name: str, goal: str, timeout: float) -> None:
-    """Wait until ``goal`` holds: ``agent``, ``ssh``, or a state by its name.
+def wait_for(name: str, goal: str, timeout: float) -> TdRecord:
+    """Wait until ``goal`` holds: ``agent``, ``ssh``, or a state by its name; the record then.
 
     Raises:
         SystemFault: it did not within ``timeout`` seconds, or the TD ended before.
     """
     if goal == "agent":
         lifecycle.wait_ready(name, timeout)
-        return
+        return lifecycle.status(name)
     deadline = time.monotonic() + timeout
+    record = lifecycle.status(name)
     while True:
-        record = lifecycle.status(name)
         if record.state.value == goal or (goal == "ssh" and record.state in ACTIVE and ssh_answers(record)):
-            return
+            return record
         if record.state not in ACTIVE:
             reason = f": {record.reason}" if record.reason else ""
             raise SystemFault(f"TD {name} is {record.state.value}{reason}", hint=f"tdxctl td logs {name}")
         if time.monotonic() > deadline:
             raise SystemFault(f"TD {name}: no {goal} within {timeout:g} s", hint=f"tdxctl td logs {name}")
         time.sleep(INTERVAL)
+        record = _again(record)
+
+
+def _again(record: TdRecord) -> TdRecord:
+    """The record a moment later; a transient TD is forgotten when it stops."""
+    try:
+        return lifecycle.status(record.name)
+    except UsageError:
+        if not record.spec.transient:
+            raise
+        return replace(record, state=State.STOPPED)
 
 
 def ssh_answers(record: TdRecord) -> bool:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tdxstack.cli import output
+from tdxstack.cli import output, td_text
 from tdxstack.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -35,25 +35,20 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="set the TD's setting dialect first: auto, software, tdx15, canonical or upstream",
     )
-    start.add_argument("--dry-run", action="store_true", help="print QEMU's argument list and start nothing")
+    td_text.add_changing(start, "print QEMU's argument list and start nothing")
     start.add_argument("--print-xml", action="store_true", help="print libvirt's domain XML and start nothing")
-    output.add_json(start)
     stop = _verb(verbs, "stop", run_stop, "power a TD off")
     stop.add_argument(
         "--mode", choices=("auto", "acpi", "agent", "force"), default="auto", help="how (default: auto)"
     )
     stop.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds the guest may take")
-    _add_dry_run(stop)
-    output.add_json(stop)
+    td_text.add_changing(stop)
     for name, run, text in (
         ("suspend", run_suspend, "halt a running TD's CPUs"),
         ("resume", run_resume, "let a suspended TD's CPUs run"),
-        ("show", run_show, "everything about one TD"),
     ):
-        reading = _verb(verbs, name, run, text)
-        output.add_json(reading)
-        if name != "show":
-            _add_dry_run(reading)
+        td_text.add_changing(_verb(verbs, name, run, text))
+    output.add_json(_verb(verbs, "show", run_show, "everything about one TD"))
     output.add_json(_verb(verbs, "list", run_list, "all TDs and their states", named=False))
     output.add_json(_verb(verbs, "capacity", run_capacity, "how many TDs fit here, and what they use", named=False))
     _add_wait(verbs)
@@ -62,7 +57,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     delete.add_argument("--yes", action="store_true", help="do not ask; stop a running TD by force")
     gone = "ask no libvirt and no other host, which may be gone for good: what they keep of it stays there"
     delete.add_argument("--forget", action="store_true", help=gone)
-    _add_dry_run(delete)
+    td_text.add_changing(delete)
     schema = _verb(verbs, "schema", run_schema, "JSON Schema of a TD specification", named=False)
     schema.set_defaults(json=True)
 
@@ -84,18 +79,13 @@ def _verb(verbs: Any, name: str, run: Run, text: str, *, named: bool = True) -> 
     return parser
 
 
-def _add_dry_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
-
-
 def _add_create(verbs: Any) -> None:
     parser = _verb(
         verbs, "create", run_create, "define a TD, from options or a TOML file; starts nothing", named=False
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="name of the TD (default: the TOML file's)")
     parser.add_argument("--spec", metavar="FILE", help="TOML file with settings; options here take precedence")
-    parser.add_argument("--dry-run", action="store_true", help="print the specification as TOML and define nothing")
-    output.add_json(parser)
+    td_text.add_changing(parser, "print the specification as TOML and define nothing")
     add_settings(parser)
 
 
@@ -126,6 +116,7 @@ def _add_wait(verbs: Any) -> None:
         help="what to wait for (default: agent)",
     )
     wait.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds to wait")
+    output.add_json(wait)
 
 
 def run_create(args: argparse.Namespace) -> ExitCode:
@@ -145,8 +136,7 @@ def run_create(args: argparse.Namespace) -> ExitCode:
         output.emit(args, output.document("td-spec", spec.to_mapping()), lambda: spec_file.dumps(spec))
         return ExitCode.DONE
     record = lifecycle.create(spec)
-    output.emit(args, _document(record), lambda: f"{record.name} defined; next: tdxctl td start {record.name}")
-    return ExitCode.DONE
+    return td_text.told(args, record, lambda: f"{record.name} defined; next: tdxctl td start {record.name}")
 
 
 def run_start(args: argparse.Namespace) -> ExitCode:
@@ -162,8 +152,7 @@ def run_start(args: argparse.Namespace) -> ExitCode:
     if args.wait:
         output.step("waiting for the guest's agent")
         lifecycle.wait_ready(args.name, args.timeout)
-    output.emit(args, _document(record), lambda: _started(record))
-    return ExitCode.DONE
+    return td_text.told(args, record, lambda: _started(record))
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -228,8 +217,7 @@ def run_stop(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import lifecycle
 
     if args.dry_run:
-        output.say(f"would stop {args.name} by {args.mode} (it is {lifecycle.status(args.name).state.value})")
-        return ExitCode.DONE
+        return td_text.would(args, (args.name, f"stop {args.name} by {args.mode}"))
     return _tell(args, lifecycle.stop(args.name, args.mode, timeout=args.timeout))
 
 
@@ -237,7 +225,7 @@ def run_suspend(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import lifecycle
 
     if args.dry_run:
-        return _would(args, "suspend")
+        return td_text.would(args, (args.name, f"suspend {args.name}"))
     return _tell(args, lifecycle.suspend(args.name))
 
 
@@ -245,36 +233,27 @@ def run_resume(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import lifecycle
 
     if args.dry_run:
-        return _would(args, "resume")
+        return td_text.would(args, (args.name, f"resume {args.name}"))
     return _tell(args, lifecycle.resume(args.name))
-
-
-def _would(args: argparse.Namespace, what: str) -> ExitCode:
-    from tdxstack.vm.lifecycle import status
-
-    output.say(f"would {what} {args.name} (it is {status(args.name).state.value})")
-    return ExitCode.DONE
-
-
-def _tell(args: argparse.Namespace, record: TdRecord) -> ExitCode:
-    output.emit(args, _document(record), lambda: f"{record.name} is {record.state.value}")
-    return ExitCode.DONE
 
 
 def run_show(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm.lifecycle import status
 
     record = status(args.name)
-    output.emit(args, _document(record), lambda: _described(record))
-    return ExitCode.DONE
+    return td_text.told(args, record, lambda: td_text.described(record))
+
+
+def _tell(args: argparse.Namespace, record: TdRecord) -> ExitCode:
+    return td_text.told(args, record, lambda: f"{record.name} is {record.state.value}")
 
 
 def run_list(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm.lifecycle import list_all
 
     records = list_all()
-    body = {"tds": [_document(record) for record in records] if args.json else []}
-    output.emit(args, output.document("td-list", body), lambda: _table(records))
+    body = {"tds": [td_text.document(record) for record in records] if args.json else []}
+    output.emit(args, output.document("td-list", body), lambda: td_text.table(records))
     return ExitCode.DONE
 
 
@@ -287,27 +266,27 @@ def run_capacity(args: argparse.Namespace) -> ExitCode:
 def run_wait(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import waiting
 
-    waiting.wait_for(args.name, args.goal, args.timeout)
-    output.say(f"{args.name}: {args.goal}")
-    return ExitCode.DONE
+    record = waiting.wait_for(args.name, args.goal, args.timeout)
+    return td_text.told(args, record, lambda: f"{args.name}: {args.goal}")
 
 
 def run_delete(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import lifecycle
     from tdxstack.vm.record import Place
 
-    for name in args.names:
+    names = list(dict.fromkeys(args.names))
+    for name in names:
         if not Place(name).directory.exists():
             raise UsageError(f"there is no TD {name!r}", hint="tdxctl td list")
     if args.dry_run:
-        for name in args.names:
-            output.say(f"would delete {Place(name).directory}")
-        return ExitCode.DONE
-    if not output.confirmed(args, f"Delete {', '.join(args.names)} with all that was written to them?"):
+        return td_text.would(args, *((name, f"delete {Place(name).directory}") for name in names))
+    if not output.confirmed(args, f"Delete {', '.join(names)} with all that was written to them?"):
         return ExitCode.FAILED
-    for name in args.names:
+    for name in names:
         lifecycle.delete(name, force=args.yes, forget=args.forget)
         output.say(f"{name} deleted")
+    if args.json:
+        output.emit(args, output.document("td-deleted", {"deleted": names}), str)
     return ExitCode.DONE
 
 
@@ -316,64 +295,3 @@ def run_schema(args: argparse.Namespace) -> ExitCode:
 
     output.emit(args, json_schema(), lambda: "")
     return ExitCode.DONE
-
-
-def _document(record: TdRecord) -> dict[str, Any]:
-    values = record.to_mapping()
-    console_log = record.place.console_log
-    files = {"directory": str(console_log.parent), "console_log": str(console_log)}
-    return {**values, "schema": "tdxstack/td/v1", "files": files}
-
-
-def _table(records: list[TdRecord]) -> str:
-    if not records:
-        return "no TDs; next: tdxctl td create NAME --kernel FILE --image FILE"
-    rows = [("NAME", "STATE", "TYPE", "MEMORY", "VCPUS", "SSH", "SINCE", "REASON")]
-    for record in records:
-        spec = record.spec
-        live = record.state.value in ("running", "paused", "starting", "stopping")
-        ssh = str(record.run.ssh_port or "-") if live else "-"
-        size = spec.to_mapping().get("memory", "2G")
-        rows.append(
-            (
-                spec.name,
-                record.state.value,
-                spec.type.value,
-                size,
-                str(spec.vcpus),
-                ssh,
-                record.since,
-                record.reason or "",
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _described(record: TdRecord) -> str:
-    run, place = record.run, record.place
-    facts: list[tuple[str, Any]] = [
-        ("name", record.name),
-        ("state", record.state.value),
-        ("reason", record.reason),
-        ("since", record.since),
-        ("dialect", run.dialect),
-        ("accelerator", run.accelerator),
-        ("firmware", run.firmware),
-        ("firmware sha256", run.firmware_sha256),
-        ("ssh", run.ssh_port and f"127.0.0.1:{run.ssh_port}"),
-        ("ports", " ".join(run.ports)),
-        ("vsock CID", run.vsock_cid),
-        ("MAC", run.mac),
-        ("QEMU", run.qemu_pid and f"process {run.qemu_pid}"),
-        ("directory", place.directory),
-        *((key.replace("_", " "), value) for key, value in record.spec.to_mapping().items() if key != "name"),
-    ]
-    seen: set[str] = set()
-    lines = []
-    for key, value in facts:
-        if value and key not in seen:
-            seen.add(key)
-            lines.append(f"{key + ':':<18}{value}")
-    return "\n".join(lines)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tdxstack.cli import output
+from tdxstack.cli import output, td_text
 from tdxstack.errors import ExitCode
 
 Run = Callable[[argparse.Namespace], ExitCode]
@@ -19,22 +19,23 @@ def add_verbs(add: AddVerb, add_settings: Callable[[argparse.ArgumentParser], No
     """Declare the verbs; ``add`` makes a verb's parser, ``add_settings`` its options for settings."""
     change = add("set", run_set, "change settings of a stopped TD, e.g. --memory 4G --vcpus 2")
     change.add_argument("--unset", action="append", default=[], metavar="SETTING", help="set back to its default")
-    change.add_argument("--dry-run", action="store_true", help="print the new specification and change nothing")
+    td_text.add_changing(change, "print the new specification and change nothing")
     add_settings(change)
     clone = add("clone", run_clone, "define a second TD with the settings and disk of a stopped one")
     clone.add_argument("new_name", metavar="NEW-NAME", help="name of the copy")
-    _add_dry_run(clone)
+    td_text.add_changing(clone)
     reboot = add("reboot", run_reboot, "reboot a TD")
     reboot.add_argument(
         "--mode", choices=("auto", "acpi", "agent", "force"), default="auto", help="how (default: auto)"
     )
     reboot.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds the guest may take")
-    _add_dry_run(reboot)
-    _add_dry_run(add("save", run_save, "take a TD's memory to disk and end it; `td start` goes on from there"))
+    td_text.add_changing(reboot)
+    td_text.add_changing(
+        add("save", run_save, "take a TD's memory to disk and end it; `td start` goes on from there")
+    )
     _add_snapshot(add("snapshot", run_snapshot, "keep a running TD as it is, to go back to it later", named=False))
     auto = add("autostart", run_autostart, "start every TD whose setting autostart is on", named=False)
-    _add_dry_run(auto)
-    output.add_json(auto)
+    td_text.add_changing(auto)
     events = add("events", run_events, "what happened to a TD")
     events.add_argument("--follow", "-f", action="store_true", help="go on printing what happens")
     events.add_argument("--json", action="store_true", help="print each event as a line of JSON")
@@ -44,20 +45,7 @@ def _add_snapshot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("create", "list", "revert", "delete"), help="what to do")
     parser.add_argument("name", metavar="NAME", help="name of the TD")
     parser.add_argument("label", nargs="?", metavar="SNAPSHOT", help="name of the snapshot (not for list)")
-    _add_dry_run(parser)
-    output.add_json(parser)
-
-
-def _add_dry_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
-
-
-def _would(name: str, what: str) -> ExitCode:
-    """Say what would be done to a TD that exists, and the state it is in."""
-    from tdxstack.vm.lifecycle import status
-
-    output.say(f"would {what} {name} (it is {status(name).state.value})")
-    return ExitCode.DONE
+    td_text.add_changing(parser)
 
 
 def run_set(args: argparse.Namespace) -> ExitCode:
@@ -71,41 +59,36 @@ def run_set(args: argparse.Namespace) -> ExitCode:
     if args.dry_run:
         merged = {**status(args.name).spec.to_mapping(), **values}
         spec = TdSpec.from_mapping({name: value for name, value in merged.items() if value is not None}).check()
-        output.emit(args, spec.to_mapping(), lambda: spec_file.dumps(spec))
+        output.emit(args, output.document("td-spec", spec.to_mapping()), lambda: spec_file.dumps(spec))
         return ExitCode.DONE
-    changes.change(args.name, values)
-    output.say(f"{args.name} changed")
-    return ExitCode.DONE
+    return td_text.told(args, changes.change(args.name, values), lambda: f"{args.name} changed")
 
 
 def run_clone(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import changes
 
     if args.dry_run:
-        return _would(args.name, f"define {args.new_name} with the settings and disk of")
-    changes.clone(args.name, args.new_name)
-    output.say(f"{args.new_name} defined; next: tdxctl td start {args.new_name}")
-    return ExitCode.DONE
+        return td_text.would(args, (args.name, f"define {args.new_name} with the settings and disk of {args.name}"))
+    record = changes.clone(args.name, args.new_name)
+    return td_text.told(args, record, lambda: f"{record.name} defined; next: tdxctl td start {record.name}")
 
 
 def run_reboot(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import changes
 
     if args.dry_run:
-        return _would(args.name, f"by {args.mode} reboot")
-    changes.reboot(args.name, args.mode, timeout=args.timeout, progress=output.step)
-    output.say(f"{args.name} reboots")
-    return ExitCode.DONE
+        return td_text.would(args, (args.name, f"reboot {args.name} by {args.mode}"))
+    record = changes.reboot(args.name, args.mode, timeout=args.timeout, progress=output.step)
+    return td_text.told(args, record, lambda: f"{args.name} reboots")
 
 
 def run_save(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import changes
 
     if args.dry_run:
-        return _would(args.name, "save")
-    changes.save(args.name)
-    output.say(f"{args.name} is saved; next: tdxctl td start {args.name}")
-    return ExitCode.DONE
+        return td_text.would(args, (args.name, f"save {args.name}"))
+    record = changes.save(args.name)
+    return td_text.told(args, record, lambda: f"{args.name} is saved; next: tdxctl td start {args.name}")
 
 
 def run_snapshot(args: argparse.Namespace) -> ExitCode:
@@ -113,31 +96,30 @@ def run_snapshot(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import changes
 
     if args.action == "list":
-        return _list_snapshots(args)
+        return _list_snapshots(args, "")
     if args.label is None:
         raise UsageError("which snapshot?", hint=f"tdxctl td snapshot {args.action} {args.name} SNAPSHOT")
     if args.dry_run:
-        return _would(args.name, f"{args.action} snapshot {args.label} of")
+        return td_text.would(args, (args.name, f"{args.action} snapshot {args.label} of {args.name}"))
     actions = {
         "create": changes.snapshot_create,
         "revert": changes.snapshot_revert,
         "delete": changes.snapshot_delete,
     }
     actions[args.action](args.name, args.label)
-    output.say(f"{args.name}: snapshot {args.label}: {args.action} done")
-    return ExitCode.DONE
+    return _list_snapshots(args, f"{args.name}: snapshot {args.label}: {args.action} done")
 
 
-def _list_snapshots(args: argparse.Namespace) -> ExitCode:
+def _list_snapshots(args: argparse.Namespace, done: str) -> ExitCode:
+    """The snapshots that a TD has; as text, what was ``done`` instead."""
     from tdxstack.vm import saved
     from tdxstack.vm.lifecycle import status
 
     status(args.name)
     found = [{"name": label, "created": facts["created"]} for label, facts in saved.snapshots(args.name)]
     body = output.document("td-snapshots", {"snapshots": found})
-    output.emit(
-        args, body, lambda: "\n".join(f"{one['name']:<24}{one['created']}" for one in found) or "no snapshots"
-    )
+    listed = "\n".join(f"{one['name']:<24}{one['created']}" for one in found) or "no snapshots"
+    output.emit(args, body, lambda: done or listed)
     return ExitCode.DONE
 
 
@@ -145,9 +127,7 @@ def run_autostart(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import changes
 
     if args.dry_run:
-        for name in changes.to_start():
-            output.say(f"would start {name}")
-        return ExitCode.DONE
+        return td_text.would(args, *((name, f"start {name}") for name in changes.to_start()))
     outcome = changes.start_all(output.step)
     body = output.document("td-autostart", {"tds": outcome})
     output.emit(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdxstack.cli import output
+from tdxstack.cli import output, td_text
 from tdxstack.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add_verbs(add: AddVerb) -> None:
     )
     gdb.add_argument("--ex", action="append", default=[], metavar="COMMAND", help="gdb command to run (repeatable)")
     gdb.add_argument("--batch", action="store_true", help="end gdb after the commands; the TD then runs on")
-    gdb.add_argument("--dry-run", action="store_true", help="print gdb's command line and start nothing")
+    td_text.add_changing(gdb, "print gdb's command line and start nothing")
     check = add("check-encryption", run_check, "look for a TD's kernel in its memory, as its host sees it")
     _add_kernel(check)
     output.add_json(check)
@@ -43,8 +43,6 @@ def _add_kernel(parser: argparse.ArgumentParser) -> None:
 
 
 def run_gdb(args: argparse.Namespace) -> ExitCode:
-    import shlex
-
     from tdxstack.system import process
     from tdxstack.vm import debugger
     from tdxstack.vm.lifecycle import status
@@ -54,8 +52,7 @@ def run_gdb(args: argparse.Namespace) -> ExitCode:
     symbols = debugger.symbols_for(record, args.symbols, args.kernel)
     argv = debugger.gdb_argv(socket, symbols, breakpoint=args.breakpoint or None, commands=args.ex, batch=args.batch)
     if args.dry_run:
-        output.raw(f"{shlex.join(argv)}\n".encode())
-        return ExitCode.DONE
+        return td_text.command(args, argv)
     return process.become(argv)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdxstack.cli import output
+from tdxstack.cli import output, td_text
 from tdxstack.errors import ExitCode, StateError, UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def add_verbs(add: AddVerb) -> None:
     copy = add("copy", run_copy, "copy files into a TD or out of it; a path in the TD starts with ':'")
     copy.add_argument("source", metavar="FROM", help="file or directory, e.g. ./report or :/var/log/syslog")
     copy.add_argument("target", metavar="TO", help="where it goes, e.g. :/root/ or ./")
+    td_text.add_changing(copy, "print scp's command line and copy nothing")
 
 
 def run_console(args: argparse.Namespace) -> ExitCode:
@@ -115,7 +116,13 @@ def run_copy(args: argparse.Namespace) -> ExitCode:
     places = [
         f"{USER}@{HOST}{text}" if text.startswith(":") else str(Path(text)) for text in (args.source, args.target)
     ]
-    run(["scp", "-r", *ssh_options(record), "-P", str(ssh_port(record)), *places], timeout=COPY_TIMEOUT)
+    argv = ["scp", "-r", *ssh_options(record), "-P", str(ssh_port(record)), *places]
+    if args.dry_run:
+        return td_text.command(args, argv)
+    run(argv, timeout=COPY_TIMEOUT)
+    if args.json:
+        body = {"td": record.name, "from": args.source, "to": args.target}
+        output.emit(args, output.document("td-copied", body), str)
     return ExitCode.DONE
 
 

@@ -24,13 +24,18 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     stack = output.add_verb(verbs, "stack", "run the stack's tests: the white paper's table 6 and more")
     stack.add_argument("-s", "--suite", choices=("all",), help="all tests (the same as no -c)")
     stack.add_argument(
-        "-c", "--case", action="append", default=[], metavar="MODULE[::TEST]", help="one module or test (repeatable)"
+        "-c",
+        "--case",
+        action="append",
+        default=[],
+        metavar="MODULE[::TEST]",
+        help="one module or test, or a file of your own (repeatable)",
     )
     stack.add_argument("-g", "--guest", choices=GUESTS, default="debian", help="the guests' distribution")
     stack.add_argument("--artifacts", type=Path, metavar="FILE", help="images to use (default: ./artifacts.yaml)")
     stack.add_argument("--platform", metavar="NAME", help="platform of the TDs (tdxctl platform list)")
     stack.add_argument("--outside", metavar="URL", help="URL that a guest is to fetch from outside")
-    stack.add_argument("-k", "--keep-vm", action="store_true", help="leave the machines of failed tests")
+    stack.add_argument("-k", "--keep-vm", action="store_true", help="leave the machines of failed tests as they are")
     stack.add_argument("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
     stack.add_argument("--results", type=Path, metavar="FILE", help="write the results as JSON")
     stack.add_argument(
@@ -59,6 +64,7 @@ def run_stack(args: argparse.Namespace) -> ExitCode:
 
         write_atomic(args.results, json.dumps(body, indent=2) + "\n")
     output.emit(args, body, lambda: _summed(outcome))
+    _tell_kept(outcome.kept)
     return _exit_code(outcome)
 
 
@@ -103,9 +109,12 @@ def _exit_code(outcome: RunOutcome) -> ExitCode:
 
 def _summed(outcome: RunOutcome) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in outcome.report.summary().items() if count)
-    lines = [f"{counts or 'nothing ran'} in {outcome.seconds:.0f} s"]
-    lines += [f"kept: {name} (tdxctl td show {name}; tdxctl td delete {name})" for name in outcome.kept]
-    return "\n".join(lines)
+    return f"{counts or 'nothing ran'} in {outcome.seconds:.0f} s"
+
+
+def _tell_kept(names: tuple[str, ...]) -> None:
+    for name in names:
+        output.say(f"kept: {name}: tdxctl td ssh {name}, tdxctl td logs {name}; tdxctl td delete {name} --yes")
 
 
 def _listed(outcome: RunOutcome) -> str:

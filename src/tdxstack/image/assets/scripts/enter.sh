@@ -13,6 +13,7 @@ for file in resolv.conf hosts; do
     [ ! -e "/etc/$file" ] || mount --bind "$(readlink -f "/etc/$file")" "$tree/etc/$file"
 done
 while [ "$1" != -- ]; do
+    mkdir -p "$tree$2"
     mount --bind "$1" "$tree$2"
     shift 2
 done
