@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -83,17 +83,7 @@ class Book:
 
     def search(self, without: frozenset[str] = frozenset()) -> Search:
         """The search for all signatures but those of these names."""
-        chosen = [signature for signature in self.signatures if signature.id not in without]
-        anchors = {
-            anchor: [one for one in chosen if anchor in one.anchors] for one in chosen for anchor in one.anchors
-        }
-        longest_first = sorted(anchors, key=len, reverse=True)
-        probe = expressions.compile(b"|".join(map(re.escape, longest_first)) if anchors else NEVER)
-        # The expression reports the longest of the anchors that begin at one place: what is inside it counts too.
-        inner = {
-            anchor: [one for other in anchors if other in anchor for one in anchors[other]] for anchor in anchors
-        }
-        return Search(probe, {anchor: tuple({one.id: one for one in inner[anchor]}.values()) for anchor in anchors})
+        return _search(self.signatures, without)
 
 
 class Found(Protocol):
@@ -121,6 +111,17 @@ class Search:
         for found in self.probe.finditer(data):
             for signature in self.owners[found.group()]:
                 yield found.start(), signature
+
+
+@lru_cache(maxsize=16)
+def _search(signatures: tuple[Signature, ...], without: frozenset[str]) -> Search:
+    chosen = [signature for signature in signatures if signature.id not in without]
+    anchors = {anchor: [one for one in chosen if anchor in one.anchors] for one in chosen for anchor in one.anchors}
+    longest_first = sorted(anchors, key=len, reverse=True)
+    probe = expressions.compile(b"|".join(map(re.escape, longest_first)) if anchors else NEVER)
+    # The expression reports the longest of the anchors that begin at one place: what is inside it counts too.
+    inner = {anchor: [one for other in anchors if other in anchor for one in anchors[other]] for anchor in anchors}
+    return Search(probe, {anchor: tuple({one.id: one for one in inner[anchor]}.values()) for anchor in anchors})
 
 
 @cache

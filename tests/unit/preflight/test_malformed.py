@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from host_trees import HOSTS, stack_1_5, upstream
@@ -28,11 +28,12 @@ def _look(root: Path) -> dict[str, str]:
     return {one.check.id: one.outcome.value for one in report.everything(results)}
 
 
-@pytest.fixture
-def copies(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hosts")
     for name in TREES:
-        shutil.copytree(HOSTS / name, tmp_path / name)
-    return tmp_path
+        shutil.copytree(HOSTS / name, folder / name)
+    return folder
 
 
 @pytest.mark.parametrize("number", range(len(PATHS)), ids=["-".join(one) for one in PATHS])
@@ -40,17 +41,21 @@ def test_garbage_in_any_file(copies: Path, number: int) -> None:
     """Each file gets two kinds of garbage, its neighbours others; then it is absent, then a directory."""
     name, path = PATHS[number]
     target = copies / name / path
-    for step in (0, 3):
-        garbage = GARBAGE[(number + step) % len(GARBAGE)]
-        target.write_bytes(garbage)
-        assert _look(copies / name)
-    target.unlink()
-    _look(copies / name)
-    target.mkdir()
-    _look(copies / name)
+    good = target.read_bytes()
+    try:
+        for step in (0, 3):
+            target.write_bytes(GARBAGE[(number + step) % len(GARBAGE)])
+            assert _look(copies / name)
+        target.unlink()
+        _look(copies / name)
+        target.mkdir()
+        _look(copies / name)
+        target.rmdir()
+    finally:
+        target.write_bytes(good)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(max_examples=60)
 @given(which=st.sampled_from(PATHS), garbage=st.binary(max_size=200), at=st.integers(0, 2000))
 def test_damage_in_any_place(copies: Path, which: tuple[str, str], garbage: bytes, at: int) -> None:
     name, path = which
@@ -63,8 +68,9 @@ def test_damage_in_any_place(copies: Path, which: tuple[str, str], garbage: byte
         target.write_bytes(good)
 
 
-def test_malformed_content_fails_with_evidence(copies: Path) -> None:
-    root = copies / "good-upstream"
+def test_malformed_content_fails_with_evidence(tmp_path: Path) -> None:
+    root = tmp_path / "host"
+    shutil.copytree(HOSTS / "good-upstream", root)
     (root / "sys/firmware/dmi/tables/DMI").write_bytes(b"\x11\x02\x00\x00")
     (root / ".tdxstack/msr.json").write_text('{"0x982": {"0": "what", "1": "0x3"}}')
     (root / "sys/devices/faux/tdx_host/version").write_text("nonsense\n")

@@ -25,7 +25,7 @@ async def _refuse(_: Mapping[str, Any]) -> Any:
 
 
 async def _sleep(_: Mapping[str, Any]) -> Any:
-    await asyncio.sleep(60)
+    await asyncio.sleep(1)
 
 
 @pytest.fixture
