@@ -27,6 +27,7 @@ PLACES = (
     "/var/log/mpa_registration.log",
     "/opt/intel/sgx-dcap-pccs/logs",
     "/var/log/pccs",
+    "/var/log/pccs.log",
     "/var/log/libvirt/libvirtd.log",
     "/var/log/libvirt/qemu",
     "/var/log/qgsd.log",

@@ -81,6 +81,8 @@ def _loaded(host: Host) -> Finding:
         )
     if log.seamcalls:
         return passed("kernel log: SEAMCALLs were answered, so a module is loaded")
+    if any("reserved areas exhausted" in line for line in log.failures):
+        return passed("kernel log: the module told its limits, so it is loaded")
     if log.key_ids:
         return failed(
             "kernel log ends after 'BIOS enabled': no line of the module follows",

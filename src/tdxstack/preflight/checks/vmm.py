@@ -7,8 +7,9 @@ from enum import StrEnum
 
 from tdxstack.platform.linux_host_source import Answer
 from tdxstack.preflight import facts
+from tdxstack.preflight.checks.attestation import QGS_SOCKET
 from tdxstack.preflight.domain_files import DIRECTORY as DOMAINS
-from tdxstack.preflight.domain_files import td_domains
+from tdxstack.preflight.domain_files import OF_1_5, OF_CANONICAL, OF_UPSTREAM, td_domains
 from tdxstack.preflight.firmware_files import PLACES, FirmwareFile, firmware_files
 from tdxstack.preflight.host import Host, World
 from tdxstack.preflight.model import Check, Finding, failed, judged, passed, skipped, warned
@@ -17,6 +18,14 @@ from tdxstack.preflight.model import Check, Finding, failed, judged, passed, ski
 UNTOLD = "the tree does not tell"
 #: QEMU resets a TD in place from here on.
 RESETS = (11,)
+#: libvirt knows TDX from here on.
+FIRST_LIBVIRT = (11, 6)
+LIBVIRT_PACKAGES = (
+    "libvirt-daemon-system",
+    "libvirt-daemon",
+    "libvirt-daemon-driver-qemu",
+    "intel-mvp-tdx-libvirt",
+)
 PIN = "install the stack's own packages and pin them: tdxctl host install --only packages"
 
 
@@ -72,9 +81,7 @@ def _reboot(host: Host) -> Finding:
 
 
 def _libvirt(host: Host) -> Finding:
-    package = host.package(
-        "libvirt-daemon-system", "libvirt-daemon", "libvirt-daemon-driver-qemu", "intel-mvp-tdx-libvirt"
-    )
+    package = host.package(*LIBVIRT_PACKAGES)
     running = [
         unit
         for unit, state in host.services.items()
@@ -106,17 +113,15 @@ def _libvirt_matches(host: Host) -> Finding:
     qemu = host.qemu
     if qemu is None or qemu.tdx_guest is None:
         return skipped("no tdx-guest object in QEMU")
-    name = host.package(
-        "libvirt-daemon-system", "libvirt-daemon", "libvirt-daemon-driver-qemu", "intel-mvp-tdx-libvirt"
-    )
+    name = host.package(*LIBVIRT_PACKAGES)
     if name is None:
         return skipped("libvirt's version is not known")
     number = facts.version(re.sub(r"^\d+:", "", name.split(" ", 1)[1]))
     speaks = dialect(qemu.tdx_guest)
     evidence = f"{name}; QEMU {qemu.version} speaks the {speaks} dialect"
     if speaks is Dialect.UPSTREAM:
-        return judged(number >= (11, 6) or "tdx" in name or "kobuk" in name, evidence)
-    return judged(number < (11, 6), evidence)
+        return judged(number >= FIRST_LIBVIRT or "tdx" in name or "kobuk" in name, evidence)
+    return judged(number < FIRST_LIBVIRT, evidence)
 
 
 def _domains(host: Host) -> Finding:
@@ -126,6 +131,31 @@ def _domains(host: Host) -> Finding:
     if not lost or _resets(host):
         return passed(f"{evidence}; on_reboot = restart, or QEMU resets them itself" if found else evidence)
     return failed(f"{evidence}; on_reboot is not restart for: {', '.join(lost[:8])}")
+
+
+def _domain_dialect(host: Host) -> Finding:
+    named = host.package(*LIBVIRT_PACKAGES)
+    if named is None:
+        return skipped("libvirt's version is not known")
+    if facts.version(re.sub(r"^\d+:", "", named.split(" ", 1)[1])) >= FIRST_LIBVIRT:
+        foreign: tuple[str, ...] = (*OF_1_5, *OF_CANONICAL)
+    elif "mvp" in named:
+        foreign = (*OF_UPSTREAM, *OF_CANONICAL)
+    else:
+        return skipped(f"{named}: which elements this libvirt knows is not known")
+    found = [f"{one.name}: {name}" for one in td_domains(host.files) for name in one.elements if name in foreign]
+    if found:
+        return failed(f"{named}; {DOMAINS}: elements of another stack: {', '.join(found[:8])}")
+    return passed(f"{named}; {DOMAINS}: no element of another stack")
+
+
+def _domain_qgs(host: Host) -> Finding:
+    paths = {one.name: one.quote_path for one in td_domains(host.files) if one.quote_path}
+    other = [f"{name}: {path}" for name, path in paths.items() if path.removeprefix("/var") != QGS_SOCKET[4:]]
+    lost = [text for text in other if not host.files.exists(text.split(": ", 1)[1])]
+    if lost:
+        return failed(f"{DOMAINS}: sockets at which no QGS listens: {', '.join(lost[:8])}")
+    return passed(f"{DOMAINS}: {len(paths)} TDs name a socket")
 
 
 def _resets(host: Host) -> bool:
@@ -245,6 +275,22 @@ LIBVIRT = Check(
             "<on_reboot>restart</on_reboot> in each TD's domain, or QEMU 11 or later",
             "a QEMU that cannot reset a TD ends on its reboot; with on_reboot=destroy the domain is gone",
             "virsh edit DOMAIN: <on_reboot>restart</on_reboot>",
+        ),
+        Check(
+            "libvirt.dialect",
+            "TDs are written for this libvirt",
+            _domain_dialect,
+            "quoteGenerationService with a path for libvirt 11.6 and later; the 1.5 stack's names with its libvirt",
+            "an element of another stack is refused, or its TD gets no quote: names drifted",
+            "virsh edit DOMAIN; or let tdxctl write it: tdxctl td create --via libvirt",
+        ),
+        Check(
+            "libvirt.qgs_path",
+            "TDs ask for quotes where QGS listens",
+            _domain_qgs,
+            f"{QGS_SOCKET}, or a socket that is there",
+            "QEMU passes the TD's request to that socket only: 'Failed to get the quote'",
+            f"virsh edit DOMAIN: <quoteGenerationService path='{QGS_SOCKET}'/>",
         ),
     ),
 )
