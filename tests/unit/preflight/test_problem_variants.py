@@ -16,7 +16,7 @@ from tdxstack.preflight.host import Host
 
 BY_NAME = {case.name: case for case in CASES}
 UPSTREAM, OLD = "good-upstream", "good-1.5"
-Edit = Callable[[Tree], None]
+Edit = Callable[[Tree], object]
 #: What is true of a host whose module never came up.
 MODULE = ("sys/devices/faux/tdx_host/version", "sys/devices/faux/tdx_host/seamldr_version", "sys/devices/faux/tdx_host/num_remaining_updates")  # fmt: skip
 HEAD = "[    0.000000] Linux version 6.17.0-5-generic\n[    1.398899] virt/tdx: BIOS enabled: private KeyID range [64, 127)\n"
@@ -192,7 +192,7 @@ GOOD: tuple[tuple[str, str, Edit], ...] = (
     ("KVM's parameter as a number", UPSTREAM, put("sys/module/kvm_intel/parameters/tdx", "1\n")),
     ("registers in upper case", OLD, lambda made: made.__setitem__("msr.txt", made["msr.txt"].upper().replace(b"0X", b"0x"))),
     ("the new module line", UPSTREAM, put("dmesg", HEAD + "[ 6.3] virt/tdx: TDX module 2.0.08.00, build number 882, build date 0134fed5\n[ 6.7] virt/tdx: module initialized\n")),
-    ("the draft's upload", UPSTREAM, both(*[lambda made, name=name: made.pop(name) for name in MODULE], put("sys/class/firmware/seamldr_upload/status", "idle\n"))),  # type: ignore[misc]
+    ("the draft's upload", UPSTREAM, both(*[lambda made, name=name: made.pop(name) for name in MODULE], put("sys/class/firmware/seamldr_upload/status", "idle\n"))),
     ("no capture of services or devices", OLD, lambda made: made.pop("etc/qgs.conf")),
     ("secure certificate of another PCCS", UPSTREAM, put("etc/sgx_default_qcnl.conf", '{"pccs_url": "https://pccs.example.com:8081/sgx/certification/v4/", "use_secure_cert": true}')),
     ("upstream's XML", UPSTREAM, domain("<policy>0x10000000</policy><quoteGenerationService path='/var/run/tdx-qgs/qgs.socket'/>")),
