@@ -73,6 +73,16 @@ _SOFTWARE = tuple(
 )
 #: All profiles by name, oldest first.
 PROFILES: dict[str, FirmwareProfile] = {profile.name: profile for profile in (*_SOFTWARE, *_TDX)}
+_NAME = re.compile(r"(software|tdx)-(?:edk2-stable)?(20[0-9]{4})")
+#: Which profile a release has, newest first. Those from 202302 on measure as 202408, whose default is to measure.
+_SINCE = (
+    ("202508", "202508"),
+    ("202505", "202505"),
+    ("202502", "202502"),
+    ("202411", "202411"),
+    ("202302", "202408"),
+    ("", "202211"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +158,19 @@ def profile_of(firmware: FirmwareFacts, platform: str) -> FirmwareProfile:
 
 
 def named_profile(name: str, firmware: FirmwareFacts) -> FirmwareProfile:
-    """A profile by its full name, or by the platform alone with the release detected.
+    """A profile by its full name, by platform and edk2 release, or by the platform alone with the release detected.
+
+    A release that changed nothing has the profile of the one before it: ``tdx-202511`` is ``tdx-202508``.
 
     Raises:
         UsageError: there is no such profile.
     """
     if name in ("software", "tdx"):
         return profile_of(firmware, name)
-    if name not in PROFILES:
+    found = _NAME.fullmatch(name)
+    if found is None:
         raise UsageError(f"no firmware profile '{name}'", hint="one of: software, tdx, " + ", ".join(PROFILES))
-    return PROFILES[name]
+    return PROFILES[f"{found[1]}-{next(like for since, like in _SINCE if found[2] >= since)}"]
 
 
 def _release(parts: tuple[bytes, ...], names: set[UUID]) -> str:

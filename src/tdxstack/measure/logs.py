@@ -114,17 +114,11 @@ def _space(log: EventLog, fault: WireError | None) -> tuple[str, ...]:
 def _load_dstack(data: bytes) -> tuple[EventLog, tuple[str, ...]]:
     if len(data) > MAX_JSON:
         raise WireError("JSON event log", "log", 0, f"{len(data)} bytes, more than {MAX_JSON}")
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise WireError("JSON event log", "document", getattr(error, "pos", 0), "not JSON") from None
+    document = _json(data, "document")
+    if isinstance(document, dict) and "tcb_info" in document:  # dstack's answer to Info
+        document = _json(document["tcb_info"], "tcb_info")
     if isinstance(document, dict):
-        document = document.get("event_log", document.get("eventLog"))
-    if isinstance(document, str):
-        try:
-            document = json.loads(document)
-        except (ValueError, RecursionError):
-            raise WireError("JSON event log", "event_log", 0, "not JSON") from None
+        document = _json(document.get("event_log", document.get("eventLog")), "event_log")
     if not isinstance(document, list) or len(document) > MAX_JSON_EVENTS:
         raise WireError("JSON event log", "event_log", 0, f"not a list of at most {MAX_JSON_EVENTS} events")
     events: list[Event] = []
@@ -134,6 +128,16 @@ def _load_dstack(data: bytes) -> tuple[EventLog, tuple[str, ...]]:
         events.append(event)
         problems += [problem] if problem else []
     return EventLog(SpecIdEvent(), tuple(events)), tuple(problems)
+
+
+def _json(value: Any, name: str) -> Any:
+    """A member that is JSON, or text that holds JSON."""
+    if not isinstance(value, str | bytes):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise WireError("JSON event log", name, getattr(error, "pos", 0), "not JSON") from None
 
 
 def _dstack_event(item: Any, number: int) -> tuple[Event, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from tdxstack.vm.record import TdRecord
 from tdxstack.vm.site import require_here
 from tdxstack.vm.spec import Boot, Ima, TdSpec, Via
 from tdxstack.vm.state import ACTIVE
+from tdxstack.wire.tdvf import TdvfMetadata
 
 #: What the software platform's session adds to the argument list, as far as the firmware sees it.
 _SOFTWARE_TD = (
@@ -27,6 +29,8 @@ _SOFTWARE_TD = (
     *("-device", "tpm-crb,tpmdev=tdxtpm0", "-chardev", "socket,id=tdxchannel,path=channel.sock,server=on,wait=off"),
     *("-device", "virtserialport,bus=serial0.0,chardev=tdxchannel,name=org.tdxstack.tdx.0"),
 )
+#: An edk2 release without a platform.
+_RELEASE = re.compile(r"(?:edk2-stable)?20[0-9]{4}")
 _ANY_MAC = "52:54:00:00:00:01"
 
 
@@ -63,7 +67,8 @@ def expect(
 
     Args:
         spec: the TD's specification.
-        profile: firmware profile or platform; by default the specification's platform with the release detected.
+        profile: firmware profile, platform or edk2 release; by default the specification's platform with the release
+            detected.
         order: in which the launching stack measures the firmware's pages.
         blobs: what QEMU offers the firmware; probed where not given and libvirt has not yet to make the machine.
         disk: the disk as it stands (a TD's overlay); by default the specification's image.
@@ -80,6 +85,7 @@ def expect(
     if path is None:
         raise UsageError("a legacy machine has no measured boot", hint="use a TD (type td) or UEFI firmware")
     firmware = read(path)
+    TdvfMetadata.from_bytes(firmware)
     direct = spec.boot is not Boot.GRUB and spec.kernel is not None
     platform = "tdx" if choose.dialect(spec).hardware else "software"
     with _boot_disk(spec, disk) as boot_disk:
@@ -95,7 +101,7 @@ def expect(
                 cmdline=argv.kernel_cmdline(spec) if direct else "",
                 blobs=blobs,
                 facts=facts_of(firmware, cache=cache),
-                profile=profile or platform,
+                profile=f"{platform}-{profile}" if profile and _RELEASE.fullmatch(profile) else profile or platform,
                 mrtd_order=order,
                 disk=boot_disk,
                 ima=spec.ima is not Ima.OFF,

@@ -71,6 +71,13 @@ def test_dstack_log_replays_to_its_quote(vectors: Path) -> None:
     assert replay(loaded.log).rtmr == quote.body.rtmrs
 
 
+@pytest.mark.parametrize("as_text", [False, True])
+def test_dstacks_answer_to_info(vectors: Path, as_text: bool) -> None:
+    inner = {"event_log": json.loads(dstack(vectors)["event_log"])}
+    loaded = load(json.dumps({"tcb_info": json.dumps(inner) if as_text else inner}).encode())
+    assert len(loaded.log.events) == len(inner["event_log"])
+
+
 @pytest.mark.parametrize("change", ["event", "event_payload"])
 def test_a_false_application_event_is_found(vectors: Path, change: str) -> None:
     events = json.loads(dstack(vectors)["event_log"])
@@ -86,6 +93,8 @@ def test_a_false_application_event_is_found(vectors: Path, change: str) -> None:
         "{",
         "{}",
         '{"event_log": 5}',
+        '{"tcb_info": 5}',
+        '{"tcb_info": "{"}',
         '[{"imr": 0}]',
         '[{"imr": 0, "event_type": 1, "digest": "00"}]',
         '["x"]',

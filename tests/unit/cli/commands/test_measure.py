@@ -94,6 +94,30 @@ def test_a_tds_file_stands_for_the_options(
     assert main(["measure", "predict", "--spec", str(tmp_path / "none"), *blobs]) == 2
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("202411", "software-202411"),
+        ("edk2-stable202602", "software-202508"),
+        ("software-edk2-stable202305", "software-202408"),
+        ("software-202208", "software-202211"),
+    ],
+)
+def test_profiles_by_release(
+    given: str, taken: str, predict_argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*predict_argv, "--profile", given, "--json"]) == 0
+    assert document(capsys)["profile"] == taken
+
+
+def test_a_firmware_that_cannot_be_right_is_told_before_it_is_run(
+    predict_argv: list[str], firmware: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    firmware.write_bytes(firmware.read_bytes()[4096:])
+    assert main([*predict_argv[:-2], "--json"]) == 1
+    assert document(capsys)["error"] == "WireError"
+
+
 def test_predict_unknown_profile(predict_argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*predict_argv, "--profile", "other"]) == 2
     assert "tdx-202411" in capsys.readouterr().err
