@@ -26,11 +26,11 @@ quickstart: setup ## bare machine to attested TD
 
 test: setup ## lint is separate; this runs every test
 	./scripts/setup-os.sh --tests
-	$(BIN)/pytest tests/unit -n auto
+	$(BIN)/pytest tests/unit -n auto -p no:schemathesis -p no:anyio
 	$(BIN)/pytest tests/integration -m "not slow" -n 2 --dist loadfile
 
 unit: venv ## unit tests only
-	$(BIN)/pytest tests/unit -n auto
+	$(BIN)/pytest tests/unit -n auto -p no:schemathesis -p no:anyio
 
 integration: setup ## tests that boot TDs and start services
 	./scripts/setup-os.sh --tests

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-settings.register_profile("unit", deadline=None, max_examples=60, derandomize=bool(os.environ.get("CI")))
+settings.register_profile("unit", deadline=None, max_examples=40, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("unit")
 
 
