@@ -11,7 +11,7 @@ set -eu
 
 PACKAGES="python3-venv ca-certificates swtpm swtpm-tools tpm2-tools mmdebstrap debian-archive-keyring uidmap
 openssh-client mtools e2fsprogs sbsigntool zstd gcc libc6-dev util-linux mount iproute2 dpkg python3-libvirt"
-TEST_PACKAGES="postgresql wrk fish openssh-server ovmf gdb rpm createrepo-c dnf gnupg gpgv dpkg-dev
+TEST_PACKAGES="postgresql wrk fish openssh-server ovmf gdb rpm createrepo-c dnf gnupg gpgv dpkg-dev dmidecode
 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients netcat-openbsd"
 ARGUMENTS=${1:-}
 [ "$ARGUMENTS" != --tests ] || PACKAGES="$PACKAGES $TEST_PACKAGES"

@@ -12,6 +12,7 @@ kernel log           ``/.tdxstack/dmesg``, ``/dmesg``, ``/dmesg.txt``, ``/dmesg.
 journal              ``/.tdxstack/journal``, ``/journal``, ``/journal.txt``, ``/journal.log``, ``/journalctl.txt``
 QEMU                 ``/.tdxstack/qemu.json``: ``path``, ``version``, ``tdx_guest``: properties or null
 libvirt              ``/.tdxstack/domcapabilities.xml``, ``/domcapabilities.xml``: what ``virsh domcapabilities`` says
+SMBIOS               ``/sys/firmware/dmi/tables/DMI``; else ``/dmidecode``, ``/dmidecode.txt``, ``/dmidecode.bin``
 services             ``/.tdxstack/services.json``: ``{"qgsd.service": "active"}``; an absent unit is not installed
 RPM packages         ``/.tdxstack/rpm-packages``: ``name<TAB>version`` a line
 ==================== ===============================================================================================
@@ -39,6 +40,9 @@ SYSTEM_LOGS = tuple(f"/var/log/{name}" for name in ("dmesg", "kern.log", "messag
 KERNEL_LOGS = (f"{DIRECTORY}/dmesg", *LOG_NAMES, "/run/dmesg", *SYSTEM_LOGS, "/proc/kmsg")
 JOURNALS = (f"{DIRECTORY}/journal", "/journal", "/journal.txt", "/journal.log", "/journalctl.txt")
 CAPABILITIES = (f"{DIRECTORY}/domcapabilities.xml", "/domcapabilities.xml", "/virsh-domcapabilities.xml")
+DMIDECODE = tuple(
+    f"{place}/dmidecode{end}" for place in (DIRECTORY, "") for end in ("", ".txt", ".log", ".out", ".bin")
+)
 #: What tells, in place of ``capture.json``, that an answer was asked for.
 WITNESSES = {
     Answer.QEMU: (f"{DIRECTORY}/qemu.json",),
@@ -136,6 +140,10 @@ class CapturedHost:
             return self.files.text(path, limit=LIMIT) if path else None
         except HostReadError:
             return None
+
+    def dmidecode(self) -> tuple[str, bytes] | None:
+        path = self._first(DMIDECODE)
+        return (path, self.files.read(path)) if path else None
 
     def services(self) -> Mapping[str, str]:
         try:

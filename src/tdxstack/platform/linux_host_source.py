@@ -114,6 +114,10 @@ class HostSource(Protocol):
         """libvirt's domain capabilities (XML), or None where libvirt does not answer."""
         ...
 
+    def dmidecode(self) -> tuple[str, bytes] | None:
+        """Where ``dmidecode``'s output is kept, and what it says; None where the firmware's own table is asked."""
+        ...
+
     def services(self) -> Mapping[str, str]:
         """systemd unit -> active, inactive, failed; what is not installed is absent."""
         ...
@@ -174,6 +178,9 @@ class LiveHost:
 
     def domain_capabilities(self) -> str | None:
         return _ask(["virsh", "-c", "qemu:///system", "domcapabilities"])
+
+    def dmidecode(self) -> tuple[str, bytes] | None:
+        return None
 
     def services(self) -> Mapping[str, str]:
         text = _ask(["systemctl", "show", "--property=Id,LoadState,ActiveState", *UNITS])

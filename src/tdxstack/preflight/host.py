@@ -9,7 +9,8 @@ from functools import cached_property
 from tdxstack.platform.linux_host_files import HostFiles, HostReadError
 from tdxstack.platform.linux_host_source import Answer, HostSource, QemuFacts
 from tdxstack.platform.package_lists import os_release, read_dpkg_status, read_rpm_list
-from tdxstack.preflight import facts
+from tdxstack.preflight import dmidecode, facts
+from tdxstack.preflight.dmidecode import Hardware
 from tdxstack.preflight.facts import CommandLine, CpuInfo, TdxLog
 from tdxstack.preflight.msr import Register
 from tdxstack.wire.smbios import SmbiosTable
@@ -73,8 +74,14 @@ class Host:
         return facts.read_log(self.source.dmesg())
 
     @cached_property
-    def smbios(self) -> SmbiosTable:
-        return SmbiosTable.from_bytes(self.files.read(DMI_TABLE))
+    def smbios(self) -> Hardware:
+        try:
+            return Hardware.from_table(DMI_TABLE, SmbiosTable.from_bytes(self.files.read(DMI_TABLE)))
+        except HostReadError as error:
+            printed = self.source.dmidecode() if error.missing else None
+            if printed is None:
+                raise
+            return dmidecode.read(*printed)
 
     @cached_property
     def kernel(self) -> str:

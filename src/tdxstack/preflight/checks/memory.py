@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from tdxstack.preflight.host import DMI_TABLE, Host
+from tdxstack.preflight.host import Host
 from tdxstack.preflight.model import Check, Finding, failed, judged, passed, warned
 from tdxstack.wire.smbios import MemoryDevice, MemoryTechnology, MemoryType, Slot, slot_of
 
@@ -24,7 +24,7 @@ def _found(host: Host) -> Finding:
     text = ", ".join(
         f"{count} x {'unknown size' if size is None else f'{size // 1024} GiB'}" for size, count in sizes.items()
     )
-    return judged(bool(filled), f"{DMI_TABLE}: {len(filled)} of {len(devices)} slots filled ({text})")
+    return judged(bool(filled), f"{host.smbios.where}: {len(filled)} of {len(devices)} slots filled ({text})")
 
 
 def _type(host: Host) -> Finding:
