@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.errors import SystemFault
+from tdxstack.image import debugfs
 from tdxstack.image.mkosi_config import SOURCE_DATE_EPOCH
 from tdxstack.system.process import run
 from tdxstack.wire.block import ReadAt
 
-SECONDS = 300.0
 #: s_magic and s_feature_incompat of the superblock, which starts at 1024; RECOVER: the journal has work to do.
 _MAGIC_AT, _MAGIC = 1024 + 56, b"\x53\xef"
 _INCOMPATIBLE_AT, _RECOVER = 1024 + 96, 0x4
 _REGULAR = 0o100000
 _TYPE_MASK = 0o170000
-#: Names that debugfs's command language takes as they are.
-_PLAIN = re.compile(r"[\w.+~@/-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +42,10 @@ def read(disk: Path, offset: int, path: str) -> bytes:
     Raises:
         SystemFault: debugfs cannot read it.
     """
-    with tempfile.TemporaryDirectory(prefix="tdxstack-ext-") as folder:
-        target = Path(folder) / "file"
-        run(["debugfs", "-R", f"dump {_plain(path)} {target}", _device(disk, offset)], timeout=SECONDS)
-        try:
-            return target.read_bytes()
-        except OSError:
-            raise SystemFault(f"{disk}: {path} cannot be read", hint="e2fsck the file system first") from None
+    data = debugfs.content(debugfs.device(disk, offset), path)
+    if data is None:
+        raise SystemFault(f"{disk}: {path} cannot be read", hint="e2fsck the file system first")
+    return data
 
 
 def replace(disk: Path, offset: int, path: str, data: bytes) -> None:
@@ -64,15 +58,13 @@ def replace(disk: Path, offset: int, path: str, data: bytes) -> None:
     folder, _, name = path.rpartition("/")
     before = _entries(disk, offset, folder or "/")[name]
     with tempfile.TemporaryDirectory(prefix="tdxstack-ext-") as scratch:
-        source, script = Path(scratch) / "file", Path(scratch) / "commands"
+        source = Path(scratch) / "file"
         source.write_bytes(data)
         # At a time of its own, so that the same file leaves the same bytes.
-        commands = [f"set_current_time @{SOURCE_DATE_EPOCH}", f"cd {_plain(folder or '/')}"]
-        commands += [f"rm {_plain(name)}", f"write {source} {name}"]
-        for field, value in (("mode", f"0{before.mode:o}"), ("uid", before.uid), ("gid", before.gid)):
-            commands.append(f"set_inode_field {name} {field} {value}")
-        script.write_text("\n".join(commands) + "\n")
-        run(["debugfs", "-w", "-f", str(script), _device(disk, offset)], timeout=SECONDS)
+        commands = [f"set_current_time @{SOURCE_DATE_EPOCH}", f"cd {debugfs.word(folder or '/')}"]
+        commands += [f"rm {debugfs.word(name)}", f"write {debugfs.word(source)} {debugfs.word(name)}"]
+        commands += debugfs.set_fields(name, mode=before.mode, uid=before.uid, gid=before.gid)
+        debugfs.do(debugfs.device(disk, offset), commands)
     if read(disk, offset, path) != data:
         raise SystemFault(f"{disk}: {path} was not written", hint="has the file system room? (debugfs -R stats)")
     if _entries(disk, offset, folder or "/")[name] != before:
@@ -87,7 +79,8 @@ def _check(disk: Path, offset: int, when: str) -> None:
         if int.from_bytes(stream.read(4), "little") & _RECOVER:
             hint = "boot the guest once and shut it down cleanly"
             raise SystemFault(f"{disk}: the file system at {offset} was not unmounted cleanly", hint=hint)
-    done = run(["e2fsck", "-f", "-n", _device(disk, offset)], timeout=SECONDS, check=False)
+    argv = ["e2fsck", "-f", "-n", debugfs.device(disk, offset)]
+    done = run(argv, timeout=debugfs.SECONDS, check=False)
     if done.returncode != 0:
         said = (done.text.strip().splitlines() or ["no reason given"])[-1]
         hint = "boot the guest once and shut it down cleanly" if when == "before" else "the original is untouched"
@@ -96,20 +89,10 @@ def _check(disk: Path, offset: int, when: str) -> None:
 
 def _entries(disk: Path, offset: int, folder: str) -> dict[str, _Entry]:
     """Regular files of a directory, as ``ls -p`` lists them: /inode/mode/uid/gid/name/size/."""
-    done = run(["debugfs", "-R", f"ls -p {_plain(folder)}", _device(disk, offset)], timeout=SECONDS)
+    said = debugfs.ask(debugfs.device(disk, offset), f"ls -p {debugfs.word(folder)}")
     found: dict[str, _Entry] = {}
-    for line in done.text.splitlines():
+    for line in said.splitlines():
         parts = line.split("/")
         if len(parts) == 8 and parts[2].isdigit() and int(parts[2], 8) & _TYPE_MASK == _REGULAR:
             found[parts[5]] = _Entry(int(parts[2], 8), int(parts[3]), int(parts[4]))
     return found
-
-
-def _device(disk: Path, offset: int) -> str:
-    return f"{disk}?offset={offset}"
-
-
-def _plain(path: str) -> str:
-    if not _PLAIN.fullmatch(path):
-        raise SystemFault(f"{path!r}: a name that debugfs cannot take")
-    return path

@@ -1,7 +1,6 @@
 """Files in the root file system of a disk image that no machine uses: copied in and out without mounting anything.
 
-ext2, ext3 and ext4, by ``debugfs`` of e2fsprogs. ``debugfs`` ends with 0 whatever it ran into, so what it says is
-read, and the file system is checked afterwards.
+ext2, ext3 and ext4, by ``debugfs``; the file system is checked afterwards.
 """
 
 from __future__ import annotations
@@ -15,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tdxstack.errors import PlatformMissing, SystemFault, UsageError
+from tdxstack.image import debugfs
 from tdxstack.image.disk_export import exported, root_partition
 from tdxstack.image.ext_files import is_ext
 from tdxstack.system.process import run
 from tdxstack.wire.block import reader_of
 
-TIMEOUT = 600.0
 #: Bytes that hold the superblock.
 HEAD_SIZE = 2048
-#: What debugfs says beside errors.
-_TALK = re.compile(r"debugfs |Allocated inode|$")
 #: Status of e2fsck: no errors, errors corrected.
 CHECKED = (0, 1)
 
@@ -49,12 +46,10 @@ class RootFiles:
         Raises:
             SystemFault: there is none.
         """
-        with tempfile.TemporaryDirectory(prefix="tdxstack-files-") as folder:
-            target = Path(folder) / "file"
-            self._do([f"dump {_word(_guest_path(path))} {_word(target)}"])
-            if not target.exists():
-                raise SystemFault(f"{path}: no such file in the image", hint="give an absolute path of a file in it")
-            return target.read_bytes()
+        data = debugfs.content(str(self.device), _guest_path(path))
+        if data is None:
+            raise SystemFault(f"{path}: no such file in the image", hint="give an absolute path of a file in it")
+        return data
 
     def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """Write a file of root's, in place of one that is there; directories are made as needed."""
@@ -71,7 +66,7 @@ class RootFiles:
             if str(folder) == "/" or self._mode(folder) is not None:
                 continue
             bits = mode if folder == wanted else 0o755
-            commands += [f"mkdir {_word(folder)}", f"sif {_word(folder)} mode 0{0o040000 | bits:o}"]
+            commands += [f"mkdir {debugfs.word(folder)}", f"sif {debugfs.word(folder)} mode 0{0o040000 | bits:o}"]
         self._do(commands)
 
     def copy_in(self, source: Path, target: str) -> None:
@@ -104,7 +99,7 @@ class RootFiles:
         place = _guest_path(source)
         if self.is_directory(source):
             target.mkdir(parents=True, exist_ok=True)
-            self._do([f"rdump {_word(place)} {_word(target)}"])
+            self._do([f"rdump {debugfs.word(place)} {debugfs.word(target)}"])
             return target / place.name
         if target.is_dir():
             target = target / place.name
@@ -116,12 +111,12 @@ class RootFiles:
         before = self._mode(place)
         if before is not None and stat.S_ISDIR(before):
             raise UsageError(f"{place} is a directory in the image", hint=f"write {place}/ to copy into it")
-        commands = [f"rm {_word(place)}"] if before is not None else []
+        commands = [f"rm {debugfs.word(place)}"] if before is not None else []
         self._do([*commands, *_new_file(source, place, mode)])
 
     def _mode(self, path: PurePosixPath) -> int | None:
         """``st_mode`` of what is there, or None."""
-        said = run(["debugfs", "-R", f"stat {_word(path)}", str(self.device)], timeout=TIMEOUT).text
+        said = debugfs.ask(str(self.device), f"stat {debugfs.word(path)}")
         found = re.search(r"Type: (\S+)\s+Mode:\s+([0-7]+)", said)
         if found is None:
             return None
@@ -129,15 +124,8 @@ class RootFiles:
         return kinds.get(found[1], 0) | int(found[2], 8)
 
     def _do(self, commands: Sequence[str]) -> None:
-        if not commands:
-            return
-        with tempfile.NamedTemporaryFile("w", prefix="tdxstack-debugfs-") as script:
-            script.write("\n".join(commands) + "\n")
-            script.flush()
-            done = run(["debugfs", "-w", "-f", script.name, str(self.device)], timeout=TIMEOUT)
-        faults = [line for line in done.stderr.decode(errors="replace").splitlines() if not _TALK.match(line)]
-        if faults:
-            raise SystemFault(f"in the image: {faults[0].strip()}", hint="check the path, and the space in the image")
+        if commands:
+            debugfs.do(str(self.device), commands)
 
 
 @contextmanager
@@ -171,21 +159,20 @@ def _require_ext(image: Path, device: Path) -> None:
 def _check(image: Path, device: Path, *, force: bool = False) -> None:
     """Replay the journal that a machine which was killed has left, and mend what can be mended."""
     argv = ["e2fsck", "-p", *(["-f"] if force else []), str(device)]
-    done = run(argv, timeout=TIMEOUT, check=False)
+    done = run(argv, timeout=debugfs.SECONDS, check=False)
     if done.returncode not in CHECKED:
         raise SystemFault(f"{image}: e2fsck: {done.text.strip()[-300:]}", hint="make the overlay anew")
 
 
 def _new_file(source: Path, place: PurePosixPath, mode: int) -> Iterator[str]:
     """Commands that write a file of root's where there is none."""
-    yield f"write {_word(source.absolute())} {_word(place)}"
-    for field, value in (("mode", f"0{stat.S_IFREG | mode:o}"), ("uid", "0"), ("gid", "0")):
-        yield f"sif {_word(place)} {field} {value}"
+    yield f"write {debugfs.word(source.absolute())} {debugfs.word(place)}"
+    yield from debugfs.set_fields(place, mode=stat.S_IFREG | mode)
 
 
 def _new_tree(source: Path, place: PurePosixPath) -> Iterator[str]:
     """Commands that make a directory with all that is below ``source``, where there is nothing."""
-    yield f"mkdir {_word(place)}"
+    yield f"mkdir {debugfs.word(place)}"
     for entry in sorted(source.iterdir()):
         if entry.is_dir():
             yield from _new_tree(entry, place / entry.name)
@@ -198,11 +185,3 @@ def _guest_path(path: str) -> PurePosixPath:
     if not place.is_absolute() or ".." in place.parts:
         raise UsageError(f"{path!r} is not an absolute path", hint="e.g. /root/")
     return place
-
-
-def _word(path: PurePosixPath | Path) -> str:
-    """A path as a word of a debugfs command."""
-    text = str(path)
-    if not text.isprintable() or '"' in text:
-        raise UsageError(f"{text!r}: a path with quotes or control characters", hint="take another name")
-    return f'"{text}"'

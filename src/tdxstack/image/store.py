@@ -89,7 +89,7 @@ def read_image(path: Path) -> Image:
 
 
 def _directories() -> list[Path]:
-    return sorted(path for path in paths.images().iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in paths.images(create=False).glob("[!.]*") if path.is_dir())
 
 
 def list_images() -> list[Image]:
@@ -110,8 +110,8 @@ def find_image(name: str) -> Image:
         UsageError: there is none.
         SystemFault: it is damaged.
     """
-    if name and "/" not in name and not name.startswith(".") and (paths.images() / name).is_dir():
-        return read_image(paths.images() / name)
+    if name and "/" not in name and not name.startswith(".") and (paths.images(create=False) / name).is_dir():
+        return read_image(paths.images(create=False) / name)
     of_recipe = [image for image in list_images() if image.recipe == name]
     if not of_recipe:
         raise UsageError(f"no image {name!r}", hint=f"tdxctl image build {name}, or tdxctl image list")
@@ -125,18 +125,18 @@ def find_by_key(key: str) -> Image | None:
 
 def users_of(name: str) -> list[str]:
     """Names of TDs whose record mentions the image: their disks are overlays on it."""
-    records = sorted(paths.tds().glob("*/td.json"))
+    records = sorted(paths.tds(create=False).glob("*/td.json"))
     return [record.parent.name for record in records if name in record.read_text(errors="replace")]
 
 
-def delete_image(name: str) -> Path:
-    """Remove an image that no TD uses; returns where it was.
+def deletable(name: str) -> Path:
+    """Where an image is that no TD uses.
 
     Raises:
         UsageError: there is none of that name.
         StateError: a TD's disk is an overlay on it.
     """
-    path = paths.images() / name
+    path = paths.images(create=False) / name
     if not name or "/" in name or name.startswith(".") or not path.is_dir():
         raise UsageError(f"no image {name!r}", hint="tdxctl image list")
     if users := users_of(name):
@@ -147,6 +147,17 @@ def delete_image(name: str) -> Path:
             "no TD that uses it",
             hint=f"tdxctl td delete {users[0]}",
         )
+    return path
+
+
+def delete_image(name: str) -> Path:
+    """Remove an image that no TD uses; returns where it was.
+
+    Raises:
+        UsageError: there is none of that name.
+        StateError: a TD's disk is an overlay on it.
+    """
+    path = deletable(name)
     # Out of sight at once; what is left of it if we are killed is cleared by the next build.
     doomed = path.with_name(f".deleted-{name}")
     shutil.rmtree(doomed, ignore_errors=True)

@@ -24,22 +24,27 @@ from tdxstack.system.files import private_directory
 
 def home() -> Path:
     """Directory of everything that must outlive a reboot."""
+    return private_directory(_home())
+
+
+def _home() -> Path:
     if configured := os.environ.get("TDXSTACK_HOME"):
-        return private_directory(Path(configured).absolute())
+        return Path(configured).absolute()
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return private_directory(Path(base) / "tdxstack")
+    return Path(base) / "tdxstack"
 
 
 def platforms() -> Path:
     return private_directory(home() / "platforms")
 
 
-def tds() -> Path:
-    return private_directory(home() / "tds")
+def tds(*, create: bool = True) -> Path:
+    return private_directory(home() / "tds") if create else _home() / "tds"
 
 
-def images() -> Path:
-    return private_directory(home() / "images")
+def images(*, create: bool = True) -> Path:
+    """Directory of images; who only reads does not create it."""
+    return private_directory(home() / "images") if create else _home() / "images"
 
 
 def cache() -> Path:

@@ -120,3 +120,21 @@ def test_a_dry_run_shows_and_changes_nothing(
     assert (shown.out + shown.err).strip()
     assert _state(Path(places["place"])) == before
     assert (paths.images() / "old-000000000000").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("image", "list"), 0),
+        (("image", "show", "none"), 2),
+        (("image", "delete", "none", "--dry-run"), 2),
+        (("image", "build", "--dry-run"), 0),
+    ],
+)
+def test_image_verbs_that_change_nothing_create_no_directory(
+    words: tuple[str, ...], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TDXSTACK_HOME", "TDXSTACK_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "absent" / name))
+    assert main([*words]) == status
+    assert not (tmp_path / "absent").exists()

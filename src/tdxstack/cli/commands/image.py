@@ -190,11 +190,10 @@ def _details(image: Image) -> str:
 
 def run_delete(args: argparse.Namespace) -> ExitCode:
     """Delete one image."""
-    from tdxstack.image.store import delete_image
-    from tdxstack.system import paths
+    from tdxstack.image.store import deletable, delete_image
 
     if args.dry_run:
-        output.say(f"would delete {paths.images() / args.name}")
+        output.say(f"would delete {deletable(args.name)}")
         return ExitCode.DONE
     if not args.yes:
         raise UsageError(f"deleting {args.name} cannot be undone", hint=f"tdxctl image delete {args.name} --yes")
