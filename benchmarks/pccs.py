@@ -1,7 +1,8 @@
 """Requests a second of ``tdxctl pccs serve``, by wrk (``apt-get install wrk``), one server process, over TLS and not.
 
-Run ``python -m benchmarks.pccs [--seconds N] [--json] [--url URL --tls-ca FILE]``; with ``--url`` another PCCS that
-has been filled is measured in the same way.
+Run ``python -m benchmarks.pccs [--seconds N] [--rounds N] [--json]``. With ``TDXSTACK_INTEL_PCCS=DIRECTORY`` (see
+``benchmarks/intel_pccs.py``) Intel's PCCS is measured beside it: filled with the same collateral, the same TLS
+certificate, one process each, in alternating rounds of which medians are taken. With ``--url URL`` another server.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 import os
 import re
 import signal
+import ssl
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +23,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import httpx2
+
+from benchmarks import intel_pccs
 
 ROUTES = {
     "tcb": "/tdx/certification/v4/tcb?fmspc={fmspc}",
@@ -45,8 +52,8 @@ def measure(url: str, seconds: int) -> dict[str, float]:
 
 
 @contextmanager
-def serving(tls: bool) -> Iterator[tuple[str, dict[str, str]]]:
-    """A server with a software platform as upstream; its URL, and what fills the routes' parameters."""
+def serving(tls: bool) -> Iterator[tuple[str, dict[str, str], Path]]:
+    """A server with a software platform as upstream; its URL, what fills the routes' parameters, its directory."""
     from tdxstack.platform.software.platform import SoftwarePlatform
     from tdxstack.services.pccs.settings import Settings
     from tdxstack.services.pccs.setup import Plan, initialise
@@ -89,17 +96,76 @@ def serving(tls: bool) -> Iterator[tuple[str, dict[str, str]]]:
                     "pcesvn": tcb.pcesvn.to_bytes(2, "little").hex(),
                     "ppid": "AB" * 384,
                 },
+                folder,
             )
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
 
 
+@contextmanager
+def beside(directory: Path, known: dict[str, str], folder: Path, **settings: Any) -> Iterator[str]:
+    """Intel's PCCS, filled with what the server in ``folder`` has; its URL."""
+    from tdxstack.platform.software.platform import SoftwarePlatform
+
+    platform = SoftwarePlatform.open("bench")
+    registration = {
+        "qe_id": known["qeid"],
+        "pce_id": "0000",
+        "cpu_svn": known["cpusvn"],
+        "pce_svn": known["pcesvn"],
+        "enc_ppid": known["ppid"],
+        "platform_manifest": "",
+        "fmspc": known["fmspc"],
+    }
+    body = intel_pccs.collateral(platform.collateral(), platform.pck_chain(), registration)
+    tokens = {name: (folder / f"{name}-token").read_text().strip() for name in ("user", "admin")}
+    tls = intel_pccs.Files(folder / "tls.crt", folder / "tls.key")
+    context = ssl.create_default_context(cafile=str(folder / "tls-ca.crt"))
+    with (
+        tempfile.TemporaryDirectory(prefix="tdxstack-bench-intel-") as home,
+        intel_pccs.serving(directory, Path(home) / "run", tls, tokens, **settings) as url,
+        httpx2.Client(base_url=url, verify=context, trust_env=False) as client,
+    ):
+        headers = {"admin-token": tokens["admin"], "content-type": "application/json"}
+        client.put("/sgx/certification/v4/platformcollateral", content=body, headers=headers).raise_for_status()
+        yield url
+
+
+def compare(urls: dict[str, str], known: dict[str, str], seconds: int, rounds: int) -> list[dict[str, Any]]:
+    """Each route of each server in alternating rounds; medians."""
+    rows = []
+    for name, route in ROUTES.items():
+        found: dict[str, list[float]] = {server: [] for server in urls}
+        for _ in range(rounds):
+            for server, url in urls.items():
+                found[server].append(measure(url + route.format(**known), seconds)["requests_per_second"])
+        rates = {server: statistics.median(values) for server, values in found.items()}
+        ours = rates["tdxstack"]
+        row = {"route": name, "tls": True, **{f"{server}_per_second": rate for server, rate in rates.items()}}
+        for server, rate in rates.items():
+            print(f"{name:<12} TLS  {server:<18} {rate:>9.0f} requests/s   {ours / rate:5.1f}", file=sys.stderr)
+        rows.append(row)
+    return rows
+
+
+def run_beside(directory: Path, seconds: int, rounds: int) -> list[dict[str, Any]]:
+    """Beside Intel's PCCS, as it is configured, and with its log of requests off (ours has it off)."""
+    print(intel_pccs.version(directory), file=sys.stderr)
+    with (
+        serving(True) as (url, known, folder),
+        beside(directory, known, folder) as logging,
+        beside(directory, known, folder, LogLevel="error") as quiet,
+    ):
+        urls = {"tdxstack": url, "intel": logging, "intel_without_log": quiet}
+        return compare(urls, known, seconds, rounds)
+
+
 def run(seconds: int) -> list[dict[str, Any]]:
     """All routes, plain and over TLS."""
     rows = []
     for tls in (False, True):
-        with serving(tls) as (url, known):
+        with serving(tls) as (url, known, _):
             for name, route in ROUTES.items():
                 row = {"route": name, "tls": tls, **measure(url + route.format(**known), seconds)}
                 print(
@@ -115,10 +181,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds beside Intel's PCCS")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--url", help="measure this URL (path and query included) and nothing else")
     args = parser.parse_args()
-    rows = [{"url": args.url, **measure(args.url, args.seconds)}] if args.url else run(args.seconds)
+    if args.url:
+        rows = [{"url": args.url, **measure(args.url, args.seconds)}]
+    else:
+        directory = intel_pccs.program()
+        rows = run(args.seconds)
+        rows += run_beside(directory, args.seconds, args.rounds) if directory else []
     if args.json or args.url:
         print(json.dumps(rows, indent=2))
 

@@ -42,7 +42,8 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_NOT_BRACKETS = bytes(code for code in range(256) if code not in b"{}[]")
+_OTHER = bytes(code for code in range(256) if code not in b'{}[]"')
+_ONE_KIND = bytes.maketrans(b"[]", b"{}")
 
 
 def _finite(digits: str) -> float:
@@ -109,13 +110,15 @@ def _load(text: str, what: str, decoder: json.JSONDecoder, *, flat: bool = False
 def _check_depth(value: Members, text: str, what: str) -> None:
     """QVL 1.27 counts the document as depth 1 and refuses a container that has members at depth 32.
 
-    Taking innermost pairs of brackets out of the text is quick and tells its depth, unless strings hold brackets too.
+    Taking innermost pairs of brackets out of the text, a level at a time, is quick and tells its depth. A string that
+    holds brackets leaves a quotation mark behind, unless one in a string is escaped: these are walked through.
     """
-    brackets = text.encode("utf-8", "surrogatepass").translate(None, _NOT_BRACKETS)
-    for _ in range(MAX_DEPTH - 1):
-        if not brackets:
-            return
-        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+    marks = text.encode("utf-8", "surrogatepass").translate(_ONE_KIND, _OTHER).replace(b'""', b"")
+    if b'"' not in marks and "\\" not in text:
+        for _ in range(MAX_DEPTH - 1):
+            marks = marks.replace(b"{}", b"")
+            if not marks:
+                return
     pending: list[tuple[Any, int]] = [(value, 1)]
     while pending:
         node, depth = pending.pop()

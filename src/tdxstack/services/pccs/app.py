@@ -98,6 +98,10 @@ def _add_errors(app: FastAPI) -> None:
         names = sorted({str(one["loc"][-1]) for one in error.errors()})
         return _text(Status.INVALID_REQUEST, f"{MEANINGS[Status.INVALID_REQUEST]} Look at: {', '.join(names)}."[:500])
 
+    @app.exception_handler(404)
+    async def no_route(_: Request, __: Exception) -> Response:
+        return PlainTextResponse("Not found.\n", status_code=404)
+
     @app.exception_handler(405)
     async def other_method(request: Request, _: Exception) -> Response:
         methods = sorted(method.upper() for method in app.openapi()["paths"].get(request.url.path, {}))

@@ -6,6 +6,7 @@ after ``poll_seconds``), its collateral expires, or a minute has passed.
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 import time
@@ -33,6 +34,11 @@ METRICS = {
     "pccs_hot_answers_total": ("counter", "Requests that were answered from memory."),
     "pccs_request_seconds_total": ("counter", "Time spent on requests that were not answered from memory."),
 }
+
+_ROUTES = re.compile("/(?:sgx|tdx)/certification/", re.IGNORECASE)
+_V3 = "/sgx/certification/v3/"
+#: RFC 7234, 5.5: 299 is a persistent warning. What is of version 3 stays as it was brought.
+_V3_WARNING = (b"warning", b'299 - "Version 3 of the PCS API has ended; its collateral will not be refreshed"')
 
 Key = tuple[str, bytes]
 
@@ -106,7 +112,7 @@ class Front:
             await self._app(scope, receive, send)
             return
         request_id = secrets.token_hex(16).encode()
-        if scope["method"] == "GET":
+        if scope["method"] in ("GET", "HEAD"):
             key = (scope["path"], scope["query_string"])
             ready = self._hot.get(key)
             if ready is not None:
@@ -119,16 +125,16 @@ class Front:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
         key = (scope["path"], scope["query_string"])
-        inner = dict(scope)
-        inner["query_string"] = first_of_each(scope["query_string"])
+        inner = as_intels(scope)
         generation = self._hot.generation
         started = time.perf_counter()
         start: Message = {}
+        old = [_V3_WARNING] if inner["path"].startswith(_V3) else []
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
-                start.update(message)
-                message = {**message, "headers": [*message["headers"], (b"request-id", request_id)]}
+                start.update(message, headers=[*message["headers"], *old])
+                message = {**start, "headers": [*start["headers"], (b"request-id", request_id)]}
                 self._metrics.add("pccs_requests_total", method=scope["method"], status=str(message["status"]))
             elif (until := inner.get(KEEP_UNTIL)) is not None and not message.get("more_body"):
                 until = min(until, self._hot.clock() + LONGEST_SECONDS)
@@ -139,6 +145,18 @@ class Front:
             await self._app(inner, receive, watched)
         finally:
             self._metrics.add("pccs_request_seconds_total", time.perf_counter() - started)
+
+
+def as_intels(scope: Scope) -> Scope:
+    """The request as Intel's PCCS reads it: paths in any case and with a slash at their end, HEAD where GET changes
+    nothing (the server leaves the body out), the first value of each parameter."""
+    inner = dict(scope)
+    if _ROUTES.match(inner["path"]):
+        inner["path"] = inner["path"].rstrip("/").lower()
+    if inner["method"] == "HEAD" and not inner["path"].endswith(("/platforms", "/refresh")):
+        inner["method"] = "GET"
+    inner["query_string"] = first_of_each(scope["query_string"])
+    return inner
 
 
 def first_of_each(query: bytes) -> bytes:

@@ -27,9 +27,7 @@ Number = Annotated[
     Query(ge=1, le=999_999_999, alias="tcbEvaluationDataNumber", description="evaluation set, by its number"),
 ]
 CaName = Annotated[str, Query(pattern=either_case("processor", "platform"), description="the intermediate CA")]
-Encoding = Annotated[
-    str | None, Query(pattern=either_case("der", "pem"), description="der: DER; else DER in hexadecimal")
-]
+Encoding = Annotated[str | None, Query(max_length=64, description="der: DER; all else: DER in hexadecimal")]
 QeId = Annotated[str, Query(pattern="^[!-~]{1,260}$", description="QE_ID, or the platform's id")]
 CpuSvn = Annotated[str, Query(pattern="^[0-9A-Fa-f]{32}$", description="CPUSVN")]
 PceSvn = Annotated[str, Query(pattern="^[0-9A-Fa-f]{4}$", description="PCE SVN, little-endian")]
@@ -49,6 +47,9 @@ OptionalFmspcs = Annotated[
     Query(pattern="^([0-9A-Fa-f]{12}(,[0-9A-Fa-f]{12}){0,63}|all)$", description="FMSPCs, or all"),
 ]
 
+#: Intel's hosts, and those for trials before production (``sbx-``, ``sbx.``).
+_ROOT_HOST = re.compile(r"(?:[a-z0-9-]+-)?certificates\.trustedservices\.intel\.com")
+_API_HOST = re.compile(r"(?:[a-z0-9-]+[.-])?api\.trustedservices\.intel\.com")
 _ROOT_CRL = re.compile(r"/IntelSGXRootCA\.[A-Za-z0-9]{1,8}")
 _PCK_CRL = re.compile(r"/sgx/certification/v[1-9][0-9]?/pckcrl")
 
@@ -80,9 +81,8 @@ def check_crl_uri(uri: str) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise Refusal(Status.INVALID_REQUEST) from None
-    intel = ".trustedservices.intel.com"
-    root = host == f"certificates{intel}" and _ROOT_CRL.fullmatch(parts.path) and not parts.query
-    pck = (host == f"api{intel}" or host.endswith(f".api{intel}")) and _PCK_CRL.fullmatch(parts.path)
+    root = _ROOT_HOST.fullmatch(host) and _ROOT_CRL.fullmatch(parts.path) and not parts.query
+    pck = _API_HOST.fullmatch(host) and _PCK_CRL.fullmatch(parts.path) and parts.query
     if not (root or pck) or port not in (None, 443) or parts.username is not None:
         raise Refusal(Status.INVALID_REQUEST, "The URI is not a distribution point of Intel's.")
     return uri

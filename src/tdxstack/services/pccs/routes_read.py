@@ -20,8 +20,6 @@ JSON, PEM, CRL = "application/json", "application/x-pem-file", "application/pkix
 _IDENTITY_CHAIN = "SGX-Enclave-Identity-Issuer-Chain"
 _PCK_CHAIN = "SGX-PCK-Certificate-Issuer-Chain"
 _CRL_CHAIN = "SGX-PCK-CRL-Issuer-Chain"
-#: RFC 7234, 5.5: 299 is a persistent warning. What is of version 3 stays as it was brought.
-V3_WARNING = '299 - "Version 3 of the PCS API has ended; this collateral will not be refreshed"'
 _NUMBERS_CHAIN = "TCB-Evaluation-Data-Numbers-Issuer-Chain"
 
 
@@ -69,8 +67,6 @@ def _answer(
     headers = {chain_header: quote(document.issuer_chain, safe="")} if chain_header else {}
     if document.expires < now:
         headers["Warning"] = '110 - "Response is Stale"'
-    elif document.version != API_V4:
-        headers["Warning"] = V3_WARNING
     return Response(document.body if body is None else body, media_type=media_type, headers=headers)
 
 
@@ -179,7 +175,7 @@ def _add_platform_routes(router: APIRouter) -> None:
         values = (
             found.certificate.tcbm,
             found.platform.fmspc,
-            found.platform.ca.value,
+            found.platform.ca.value.upper(),
             quote(found.issuer_chain, safe=""),
         )
         return Response(found.certificate.pem, media_type=PEM, headers=dict(zip(headers, values, strict=True)))

@@ -108,3 +108,24 @@ def test_what_is_left_of_version_3(start: Callable[..., Api], intel: FakeIntel) 
     assert (kept.status_code, kept.content) == (200, intel.identity(Enclave.QE).body)
     assert kept.headers["warning"].startswith("299 - ")
     assert "warning" not in api.get(f"{V4}/qe/identity").headers
+
+
+def test_requests_as_intels_pccs_takes_them(api: Api) -> None:
+    """Any case, a slash at the end, HEAD, any encoding but der as hexadecimal."""
+    expected = api.get(f"{V4}/rootcacrl")
+    for path in (f"{V4}/rootcacrl/", f"{V4.upper()}/RootCaCrl"):
+        assert api.get(path).content == expected.content
+    head = api.call("HEAD", f"{V4}/rootcacrl")
+    assert (head.status_code, head.headers["content-type"]) == (200, expected.headers["content-type"])
+    assert api.call("HEAD", f"{V4}/platforms").status_code == 405
+    for encoding in ("pem", "x", ""):
+        assert bytes.fromhex(api.get(f"{V4}/pckcrl", ca="platform", encoding=encoding).text)[:1] == b"\x30"
+    nowhere = api.get(f"{V4}/nowhere")
+    assert (nowhere.status_code, nowhere.text) == (404, "Not found.\n")
+
+
+@pytest.mark.parametrize("path", ["/pckcrl?ca=platform", "/rootcacrl", "/rootcacrl", "/tcb", "/qe/identity"])
+def test_all_of_version_3_warns(api: Api, path: str) -> None:
+    """Also from memory, and where it refuses."""
+    assert api.get(f"{V3}{path}").headers["warning"].startswith("299 - ")
+    assert "warning" not in api.get(f"{V4}{path}").headers

@@ -42,7 +42,7 @@ def test_lazy_fetches_the_certificate_of_a_platform_it_does_not_know(api: Api, l
     assert answer.text == certificate(*level).pem
     assert answer.headers["SGX-TCBm"] == tcbm(*level)
     assert answer.headers["SGX-FMSPC"] == FMSPC
-    assert answer.headers["SGX-PCK-Certificate-CA-Type"] == "platform"
+    assert answer.headers["SGX-PCK-Certificate-CA-Type"] == "PLATFORM"
     assert unquote(answer.headers["SGX-PCK-Certificate-Issuer-Chain"]) == pki().pck_crl_chain
     asked = len(api.intel.asked)
     assert pckcert(api, level).text == answer.text
