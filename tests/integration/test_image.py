@@ -93,8 +93,9 @@ class Guest:
         while time.monotonic() < deadline:
             assert self.machine.poll() is None, self.console.read_text(errors="replace")[-2000:]
             try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                    connection.settimeout(1)
+                with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+                    # Each that is given up waits at the guest's door, and sshd shuts it to who made many.
+                    connection.settimeout(5)
                     if connection.recv(4) == b"SSH-":
                         return
             except OSError:

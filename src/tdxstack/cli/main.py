@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import io
@@ -10,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NoReturn
 
 from tdxstack import __version__
@@ -82,7 +84,8 @@ def main(argv: Sequence[str]) -> int:
         return _absent(error, as_json=False)
     as_json = bool(getattr(arguments, "json", False))
     try:
-        status = int(arguments.run(arguments))
+        with _looking(arguments):
+            status = int(arguments.run(arguments))
         sys.stdout.flush()
         return status
     except ModuleNotFoundError as error:
@@ -99,6 +102,15 @@ def main(argv: Sequence[str]) -> int:
         return _failed(_fault_of(error), as_json=as_json)
     except RecursionError:
         return _failed(UsageError("the input is nested too deeply"), as_json=as_json)
+
+
+def _looking(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    """A dry run makes no directories either. (What a guest has of us has no ``system``, and no dry runs.)"""
+    if not getattr(arguments, "dry_run", False):
+        return contextlib.nullcontext()
+    from tdxstack.system import paths
+
+    return paths.only_looking()
 
 
 def _failed(error: TdxStackError, *, as_json: bool) -> int:

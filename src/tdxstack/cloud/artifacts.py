@@ -186,7 +186,9 @@ def _content(url: str, *, limit: int | None = None) -> Iterator[bytes]:
                 for part in answer.iter_bytes(CHUNK):
                     sent += len(part)
                     if limit is not None and sent > limit:
-                        raise SystemFault(f"{url} is longer than {limit} bytes")
+                        raise SystemFault(
+                            f"{url} is longer than {limit} bytes", hint="see that the URL is the right one"
+                        )
                     yield part
         except httpx2.HTTPError as error:
             # What was handed on cannot be taken back: only an attempt that gave nothing is made again.

@@ -72,7 +72,7 @@ def boot_files(
     path = Path(image)
     built = None
     if not path.exists() and "/" not in str(image):
-        built = find_image(str(image))
+        built = find_image(str(image), boot=BOOT_TYPE_DIRECT)
     elif (path.parent / MANIFEST).is_file():
         built = read_image(path.parent)
     default = f"root={part or DEFAULT_ROOT} {DEFAULT_CMDLINE}"

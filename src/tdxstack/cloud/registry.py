@@ -78,7 +78,7 @@ class Registry:
     @staticmethod
     def _manifest(repository: str, reference: str) -> str:
         if not _REFERENCE.fullmatch(reference):
-            raise UsageError(f"{reference!r} is neither a tag nor a digest")
+            raise UsageError(f"{reference!r} is neither a tag nor a digest", hint="e.g. latest, sha256:...")
         return f"/v2/{_checked(repository)}/manifests/{reference}"
 
     def _pages(self, path: str, *, absent_ok: bool = False) -> Iterator[dict[str, Any]]:
@@ -92,7 +92,9 @@ class Registry:
                 return
             path = following[1].removeprefix(self._url)
             if not path.startswith("/v2/"):
-                raise SystemFault(f"{self._url}: the next page is elsewhere: {path}")
+                raise SystemFault(
+                    f"{self._url}: the next page is elsewhere: {path}", hint="see that the URL is the registry's own"
+                )
 
     def _ask(self, method: str, path: str, *, absent_ok: bool = False) -> Any:
         import httpx2

@@ -129,7 +129,7 @@ def named_firmware(name: str, progress: Progress = lambda _: None) -> FirmwareFi
 
 def cached_firmware() -> FirmwareFile | None:
     """The default firmware if it has been downloaded already."""
-    return _cached(SOURCES[DEFAULT], private_directory(paths.cache() / "firmware"))
+    return _cached(SOURCES[DEFAULT], paths.cache() / "firmware")
 
 
 def _cached(source: Source, folder: Path) -> FirmwareFile | None:

@@ -103,8 +103,8 @@ def list_images() -> list[Image]:
     return sorted(images, key=lambda image: image.created)
 
 
-def find_image(name: str) -> Image:
-    """The image of that name, or the newest of the recipe of that name.
+def find_image(name: str, *, boot: str | None = None) -> Image:
+    """The image of that name, or of the recipe of that name the newest: of those made for ``boot``, if there are any.
 
     Raises:
         UsageError: there is none.
@@ -115,7 +115,7 @@ def find_image(name: str) -> Image:
     of_recipe = [image for image in list_images() if image.recipe == name]
     if not of_recipe:
         raise UsageError(f"no image {name!r}", hint=f"tdxctl image build {name}, or tdxctl image list")
-    return of_recipe[-1]
+    return ([image for image in of_recipe if image.boot == boot] or of_recipe)[-1]
 
 
 def find_by_key(key: str) -> Image | None:

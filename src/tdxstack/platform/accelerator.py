@@ -55,7 +55,8 @@ def probe(qemu: str = QEMU, *, use_cache: bool = True, device: Path = KVM_DEVICE
         return found
     found = _probe(qemu, device)
     body = {"key": key, "accelerator": str(found.accelerator), "reason": found.reason}
-    files.write_atomic(cache, json.dumps(body) + "\n")
+    if cache.parent.is_dir():
+        files.write_atomic(cache, json.dumps(body) + "\n")
     return found
 
 

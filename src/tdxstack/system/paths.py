@@ -14,17 +14,41 @@ carries a digest of the home, so that several homes on one machine do not meet.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tdxstack.system.files import private_directory
 
+_only_looking = False
+
+
+@contextlib.contextmanager
+def only_looking() -> Iterator[None]:
+    """Make no directory within: a dry run tells where things would be."""
+    global _only_looking  # noqa: PLW0603 - of the process, like the environment that says where things are
+    before, _only_looking = _only_looking, True
+    try:
+        yield
+    finally:
+        _only_looking = before
+
+
+def looking() -> bool:
+    """Whether this is a dry run."""
+    return _only_looking
+
+
+def _directory(path: Path) -> Path:
+    return path if _only_looking else private_directory(path)
+
 
 def home() -> Path:
     """Directory of everything that must outlive a reboot."""
-    return private_directory(_home())
+    return _directory(_home())
 
 
 def _home() -> Path:
@@ -35,26 +59,26 @@ def _home() -> Path:
 
 
 def platforms() -> Path:
-    return private_directory(home() / "platforms")
+    return _directory(home() / "platforms")
 
 
 def tds(*, create: bool = True) -> Path:
-    return private_directory(home() / "tds") if create else _home() / "tds"
+    return _directory(home() / "tds") if create else _home() / "tds"
 
 
 def images(*, create: bool = True) -> Path:
     """Directory of images; who only reads does not create it."""
-    return private_directory(home() / "images") if create else _home() / "images"
+    return _directory(home() / "images") if create else _home() / "images"
 
 
 def cache() -> Path:
     """Directory of what can be made again."""
     if configured := os.environ.get("TDXSTACK_CACHE"):
-        return private_directory(Path(configured).absolute())
+        return _directory(Path(configured).absolute())
     if os.environ.get("TDXSTACK_HOME"):
-        return private_directory(home() / "cache")
+        return _directory(home() / "cache")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return private_directory(Path(base) / "tdxstack")
+    return _directory(Path(base) / "tdxstack")
 
 
 def runtime() -> Path:
@@ -68,4 +92,4 @@ def runtime() -> Path:
         base = Path(runtime_dir) / "tdxstack"
     else:
         base = Path(tempfile.gettempdir()) / f"tdxstack-{os.geteuid()}"
-    return private_directory(private_directory(base) / tag)
+    return _directory(_directory(base) / tag)

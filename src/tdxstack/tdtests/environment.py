@@ -13,11 +13,15 @@ from tdxstack.cloud.vmparam import VMSpec
 from tdxstack.errors import PlatformMissing, TdxStackError, UsageError
 from tdxstack.image.builder import build_image
 from tdxstack.image.firmware import default_firmware
-from tdxstack.platform.base import PlatformKind, open_platform
+from tdxstack.image.options import BuildOptions
+from tdxstack.platform.base import HARDWARE, default_name, open_platform
 from tdxstack.platform.linux_host_files import HostFiles
+from tdxstack.vm.keys import authorized_keys
 
 #: The recipe of each guest distribution's image.
 RECIPES = {"debian": "debian-13", "ubuntu": "ubuntu-24.04", "rhel": "rhel-9"}
+#: Guests that take a key from the VMM as a systemd credential.
+TAKING_KEYS = ("debian",)
 KIB_PER_GIB = 1 << 20
 Progress = Callable[[str], None]
 
@@ -46,12 +50,12 @@ class Environment:
 
     @cached_property
     def platform_name(self) -> str:
-        return str(open_platform(self.platform).name)
+        return self.platform or default_name()
 
     @cached_property
     def hardware(self) -> bool:
         """Whether TDs run on silicon."""
-        return open_platform(self.platform).kind is PlatformKind.TDX
+        return self.platform_name == HARDWARE
 
     @cached_property
     def emulated(self) -> bool:
@@ -79,12 +83,21 @@ class Environment:
         disk = f"latest-guest-image-{self.guest}"
         kernel, initrd = f"latest-guest-kernel-{self.guest}", f"latest-guest-initrd-{self.guest}"
         if disk not in self.artifacts:
-            built = build_image(RECIPES[self.guest], progress=self.progress)
+            built = build_image(RECIPES[self.guest], self._options, progress=self.progress)
             return built.disk, built.kernel, built.initrd, built.default_cmdline
         if kernel not in self.artifacts:
             raise UsageError(f"artifacts.yaml has {disk} and no {kernel}", hint="add the kernel that the guests boot")
         own_initrd = self.artifacts[initrd].get() if initrd in self.artifacts else None
         return self.artifacts[disk].get(), self.artifacts[kernel].get(), own_initrd, None
+
+    @property
+    def _options(self) -> BuildOptions:
+        """Our key goes into images of guests that do not take it from the VMM: those on hardware, whose systemd does
+        not trust it, and Ubuntu's, whose kernel for virtual machines has no qemu_fw_cfg.
+        """
+        if self.guest in TAKING_KEYS and not self.hardware:
+            return BuildOptions()
+        return BuildOptions(ssh_key=authorized_keys(()))
 
     def prepare(self) -> None:
         """Have image and firmware at hand, which may take a build.

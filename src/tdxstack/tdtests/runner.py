@@ -91,7 +91,8 @@ def run_tests(options: RunOptions, told: Progress) -> RunOutcome:
 
     if options.environment.guest not in RECIPES:
         raise UsageError(f"no guest {options.environment.guest!r}", hint=f"one of {', '.join(RECIPES)}")
-    check_platform(options.environment.platform)
+    if options.environment.platform is not None or not options.list_only:
+        check_platform(options.environment.platform)
     if not options.list_only:
         options.environment.check_artifacts()
     began = time.monotonic()

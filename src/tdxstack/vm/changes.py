@@ -62,7 +62,10 @@ def clone(name: str, new_name: str) -> TdRecord:
     """
     with exclusively(name, "clone", STARTABLE - {State.SAVED}) as record:
         if record.spec.image is not None and not record.spec.overlay:
-            raise StateError(f"TD {name}", "clone", "writing to its image itself", "overlay = true")
+            raise StateError(
+                f"TD {name}", "clone", "writing to its image itself", "overlay = true",
+                hint=f"tdxctl td set {name} --overlay, or copy the image and tdxctl td create {new_name}",
+            )  # fmt: skip
         spec = TdSpec.from_mapping({**record.spec.to_mapping(), "name": new_name})
         ports = tuple(replace(port, host=0) for port in spec.ports)
         copy = lifecycle.create(replace(spec, mac=None, ssh_port=0, vsock_cid=0, ports=ports))

@@ -25,7 +25,7 @@ def facts_of(firmware: bytes, *, cache: bool = True) -> FirmwareFacts:
     if cache and (known := _load(path)) is not None:
         return known
     facts = inspect(firmware)
-    if cache:
+    if cache and paths.cache().is_dir():
         files.private_directory(path.parent)
         members = asdict(facts)
         members["loaded_volumes"] = [digest.hex() for digest in facts.loaded_volumes]

@@ -25,7 +25,7 @@ from tdxstack.vm import record as records
 from tdxstack.vm.control import ControlClient, error_from_document
 from tdxstack.vm.record import TdRecord
 from tdxstack.vm.saved import saved_state
-from tdxstack.vm.site import HERE, site_of
+from tdxstack.vm.site import site_of
 from tdxstack.vm.spec import TdSpec, Via
 from tdxstack.vm.state import ACTIVE, STARTABLE, State, require
 
@@ -367,8 +367,7 @@ def _remove_elsewhere(record: TdRecord) -> None:
     try:
         if _is_kept_by_libvirt(record):
             _libvirt_definition().undefine(record)
-        if (site := site_of(record.spec)) is not HERE:
-            site.remove(site.directory(record.name))
+        site_of(record.spec).forget(record.name)
     except SystemFault as fault:
         hint = f"see that it answers; tdxctl td delete {record.name} --forget asks nobody"
         raise SystemFault(f"TD {record.name} is kept elsewhere too: {fault.message}", hint=hint) from fault

@@ -173,7 +173,9 @@ def now() -> str:
 
 def names() -> list[str]:
     """Names of all TDs of this home, sorted."""
-    return sorted(entry.name for entry in paths.tds().iterdir() if (entry / "td.json").exists())
+    if not (folder := paths.tds()).is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if (entry / "td.json").exists())
 
 
 def load(name: str) -> TdRecord:

@@ -89,6 +89,10 @@ class Site(Protocol):
         """Remove a file or a directory with all in it; it may be absent."""
         ...
 
+    def forget(self, name: str) -> None:
+        """Remove what a TD has at this site and not in its directory here."""
+        ...
+
 
 class Here:
     """This machine."""
@@ -185,6 +189,9 @@ class Here:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+    def forget(self, name: str) -> None:
+        """Nothing: all of it is in its directory here, which its record goes with."""
 
 
 HERE: Site = Here()

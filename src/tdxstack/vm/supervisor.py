@@ -34,7 +34,7 @@ from tdxstack.vm.record import OVERLAY, Run, TdRecord
 from tdxstack.vm.requests import Requests
 from tdxstack.vm.saved import Saved, discard_unfinished, saved_state
 from tdxstack.vm.session import td_session
-from tdxstack.vm.site import HERE, site_of
+from tdxstack.vm.site import site_of
 from tdxstack.vm.state import ACTIVE, State
 
 PORT_ATTEMPTS = 5
@@ -228,13 +228,9 @@ class Supervisor:
         await self._control.close()
         shutil.rmtree(self.record.place.run_dir, ignore_errors=True)
         if self.record.spec.transient and state is State.STOPPED:
-            self._forget_far_files()
-            shutil.rmtree(self.record.place.directory, ignore_errors=True)
-
-    def _forget_far_files(self) -> None:
-        if (site := site_of(self.record.spec)) is not HERE:
             with contextlib.suppress(SystemFault):
-                site.remove(site.directory(self.record.name))
+                site_of(self.record.spec).forget(self.record.name)
+            shutil.rmtree(self.record.place.directory, ignore_errors=True)
 
     def move(self, state: State, reason: str | None = None, *, run: Run | None = None) -> None:
         """Go to another state: on disk first, on a full disk too, if by the space that was kept for it."""

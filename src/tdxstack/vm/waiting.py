@@ -15,6 +15,10 @@ from tdxstack.vm.state import ACTIVE, State
 
 INTERVAL = 0.1
 BANNER_TIMEOUT = 5.0
+#: A guest that boots slowly finds all connections that were given up at its door, and sshd (from 9.8) shuts it to who
+#: made more than a handful: after this many seconds there are fewer, each with more time.
+SLOW_BOOT = 30.0
+SLOW_BANNER_TIMEOUT = 20.0
 BANNER = b"SSH-"
 
 
@@ -27,10 +31,13 @@ def wait_for(name: str, goal: str, timeout: float) -> TdRecord:
     if goal == "agent":
         lifecycle.wait_ready(name, timeout)
         return lifecycle.status(name)
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = began + timeout
     record = lifecycle.status(name)
     while True:
-        if record.state.value == goal or (goal == "ssh" and record.state in ACTIVE and ssh_answers(record)):
+        patience = BANNER_TIMEOUT if time.monotonic() - began < SLOW_BOOT else SLOW_BANNER_TIMEOUT
+        patience = min(patience, max(deadline - time.monotonic(), 1.0))
+        if record.state.value == goal or (goal == "ssh" and record.state in ACTIVE and ssh_answers(record, patience)):
             return record
         if record.state not in ACTIVE:
             reason = f": {record.reason}" if record.reason else ""
@@ -51,14 +58,14 @@ def _again(record: TdRecord) -> TdRecord:
         return replace(record, state=State.STOPPED)
 
 
-def ssh_answers(record: TdRecord) -> bool:
+def ssh_answers(record: TdRecord, timeout: float = BANNER_TIMEOUT) -> bool:
     """Whether an sshd says its name on the forwarded port (QEMU accepts the connection in any case)."""
     if is_far(record.spec):
         from tdxstack.vm.libvirt.far_site import FarSite
 
         return FarSite.of(record.spec.connect).banner(ssh_port(record), len(BANNER)) == BANNER
     try:
-        with socket.create_connection((HOST, ssh_port(record)), timeout=BANNER_TIMEOUT) as connection:
+        with socket.create_connection((HOST, ssh_port(record)), timeout=timeout) as connection:
             return connection.recv(len(BANNER)) == BANNER
     except OSError:
         return False

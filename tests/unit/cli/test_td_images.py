@@ -24,7 +24,8 @@ IMAGE = SimpleNamespace(
 def _one_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def find(name: str) -> object:
+    def find(name: str, *, boot: str) -> object:
+        assert boot in ("direct", "grub", "uki")
         if name != "debian-13":
             raise UsageError(f"no image {name!r}")
         return IMAGE

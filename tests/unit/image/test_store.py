@@ -12,14 +12,14 @@ from tdxstack.image.store import delete_image, find_by_key, find_image, list_ima
 from tdxstack.system import paths
 
 
-def make(name: str, created: str = "2026-01-01T00:00:00Z", key: str = "k") -> Path:
+def make(name: str, created: str = "2026-01-01T00:00:00Z", key: str = "k", boot: str = "direct") -> Path:
     folder = paths.images() / name
     folder.mkdir()
     for part in ("disk.raw", "vmlinuz", "initrd.img"):
         (folder / part).write_bytes(b"x")
     manifest = {
         "recipe": name.rpartition("-")[0],
-        "boot": "direct",
+        "boot": boot,
         "key": key,
         "created": created,
         "cmdline": "root=PARTLABEL=root",
@@ -49,6 +49,16 @@ def test_newest_of_a_recipe() -> None:
     assert found is not None
     assert found.name == "debian-13-bbb"
     assert find_by_key("three") is None
+
+
+def test_of_a_recipes_images_the_newest_that_was_made_for_the_boot() -> None:
+    make("debian-13-aaa", "2026-01-01T00:00:00Z")
+    make("debian-13-bbb", "2026-01-02T00:00:00Z", boot="grub")
+    assert find_image("debian-13").boot == "grub"
+    assert find_image("debian-13", boot="direct").boot == "direct"
+    assert find_image("debian-13", boot="grub").boot == "grub"
+    assert find_image("debian-13-bbb", boot="direct").boot == "grub", "an image's own name means it"
+    assert find_image("debian-13", boot="uki").boot == "grub", "the newest, where none was made for it"
 
 
 def test_unfinished_and_damaged_are_not_listed() -> None:

@@ -14,8 +14,9 @@ def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with ``image`` and ``firmware`` paths.
 
     A firmware's name (``tdxctl firmware fetch``) becomes its file, which is downloaded once. An image's name (no
-    ``/`` in it, and no file of that name here) is looked up among the built images; a direct boot then takes the
-    image's kernel, initrd and command line, unless they were given.
+    ``/`` in it, and no file of that name here) is looked up among the built images: of a recipe's, the newest
+    that was made for this boot. A direct boot then takes the image's kernel, initrd and command line, unless they
+    were given. Without ``boot`` it is direct, or the image's own where the recipe's images all have another.
 
     Raises:
         UsageError: there is no image of that name, or nothing on its disk boots.
@@ -28,7 +29,7 @@ def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
         return dict(values)
     from tdxstack.image.store import find_image
 
-    image = find_image(name)
+    image = find_image(name, boot=str(values.get("boot", "direct")))
     filled = {**values, "image": str(image.disk)}
     filled.setdefault("boot", image.boot)
     if image.manifest.get("ima"):

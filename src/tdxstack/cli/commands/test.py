@@ -39,7 +39,11 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     stack.add_argument("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
     stack.add_argument("--results", type=Path, metavar="FILE", help="write the results as JSON")
     stack.add_argument(
-        "--list", "--dry-run", dest="list", action="store_true", help="list the tests, with why one would be skipped"
+        "--list",
+        "--dry-run",
+        dest="dry_run",
+        action="store_true",
+        help="list the tests, with why one would be skipped",
     )
     output.add_json(stack)
     stack.set_defaults(run=run_stack)
@@ -54,7 +58,7 @@ def run_stack(args: argparse.Namespace) -> ExitCode:
     outcome = run_tests(options, output.say)
     if outcome.status in (NO_TESTS, WRONG_USE) and not outcome.listed:
         raise UsageError(f"no test {', '.join(args.case)}", hint="tdxctl test stack --list")
-    if args.list:
+    if args.dry_run:
         body = output.document("stack-tests", {"tests": list(outcome.listed)})
         output.emit(args, body, lambda: _listed(outcome))
         return ExitCode.DONE
@@ -82,7 +86,7 @@ def _options(args: argparse.Namespace) -> RunOptions:
         progress=output.step,
     )
     return RunOptions(
-        Selection(tuple(args.case)), environment, keep_vm=args.keep_vm, junit=args.junit, list_only=args.list
+        Selection(tuple(args.case)), environment, keep_vm=args.keep_vm, junit=args.junit, list_only=args.dry_run
     )
 
 

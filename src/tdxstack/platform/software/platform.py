@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import shutil
+import tempfile
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -75,6 +78,11 @@ class SoftwarePlatform:
         except PlatformMissing:
             if (paths.platforms() / name).exists():
                 raise
+        if paths.looking():
+            # A dry run leaves nothing: one for this process alone.
+            place = Path(tempfile.mkdtemp(prefix="tdxstack-"))
+            atexit.register(shutil.rmtree, place, ignore_errors=True)
+            return cls(Store.create(place / name, PlatformTcb(), TcbReference(), utc_now()))
         try:
             return cls.create(name)
         except StateError:

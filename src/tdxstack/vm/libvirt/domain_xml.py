@@ -85,6 +85,11 @@ def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> ET.Elem
     return element
 
 
+#: Bytes from which on a machine without silicon gets memory that Linux does not account for before it is used:
+#: libvirt cannot say ``reserve=off``, and a private mapping larger than the host's memory is refused.
+LARGE = 8 << 30
+
+
 def _security_label(domain: ET.Element, model: str, label: str | None) -> None:
     if label is None:
         ET.SubElement(domain, "seclabel", type="none", model=model)
@@ -95,9 +100,14 @@ def _security_label(domain: ET.Element, model: str, label: str | None) -> None:
 
 def _memory_backing(domain: ET.Element, spec: TdSpec, dialect: Dialect) -> None:
     private = spec.type is VmType.TD and dialect.memory_backend == "memory-backend-memfd-private"
-    if not private and not spec.hugepages:
+    large = spec.memory >= LARGE and not dialect.hardware
+    if not private and not spec.hugepages and not large:
         return
     backing = ET.SubElement(domain, "memoryBacking")
+    if large and not spec.hugepages:
+        ET.SubElement(backing, "source", type="memfd")
+        ET.SubElement(backing, "access", mode="shared")
+        return
     if spec.hugepages:
         pages = ET.SubElement(backing, "hugepages")
         ET.SubElement(pages, "page", size=str(spec.hugepages >> 10), unit="KiB")

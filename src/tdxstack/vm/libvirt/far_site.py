@@ -205,6 +205,9 @@ class FarSite:
     def remove(self, path: Path) -> None:
         self.end.shell('rm -rf -- "$1"', str(path))
 
+    def forget(self, name: str) -> None:
+        self.remove(self.directory(name))
+
     # -- ways into it -------------------------------------------------------------------------------------------
 
     def proxy_command(self, port: int) -> str:

@@ -50,7 +50,8 @@ def probe(qemu: str) -> QemuFacts:
     known = _cached(cache)
     if key not in known:
         known = {key: ask(str(binary))}
-        write_atomic(cache, json.dumps(known) + "\n")
+        if cache.parent.is_dir():
+            write_atomic(cache, json.dumps(known) + "\n")
     return read(known[key])
 
 

@@ -82,3 +82,13 @@ def test_digests_are_base64_upstream_and_hex_before() -> None:
     upstream = domain_xml.build(spec, DIALECTS["upstream"], LAUNCH, emulator="/q")
     assert DIGEST.hex() not in upstream
     assert f"<mrOwner>{DIGEST.hex()}</mrOwner>" in domain_xml.build(spec, DIALECTS["tdx15"], LAUNCH, emulator="/q")
+
+
+@pytest.mark.parametrize(("gib", "dialect", "kinds"), [
+    (32, "software", ["source", "access"]), (4, "software", []), (32, "upstream", []),
+])  # fmt: skip
+def test_a_large_machine_has_memory_that_is_counted_as_it_is_used(gib: int, dialect: str, kinds: list[str]) -> None:
+    spec = dataclasses.replace(SPEC, type=VmType.EFI, memory=gib << 30)
+    text = domain_xml.build(spec, DIALECTS[dialect], LAUNCH, emulator="/usr/bin/qemu-system-x86_64")
+    found = ET.fromstring(text).find("memoryBacking")  # noqa: S314 - our own
+    assert [child.tag for child in (found if found is not None else ())] == kinds
