@@ -5,9 +5,9 @@ the vectors (``TDXSTACK_VECTORS``). Times are of processor time, the parties tak
 counts; ``verify_many`` alone is timed by the clock, so it needs two idle cores.
 
 What is asked: warm collateral at least 2.0 times dcap-qvl's rate, cold at least 0.8 times, ``verify_many`` on two
-cores at least 1.8 times one, memory flat. "cold" parses and checks the collateral anew each time; certificates and
-chains of them that were seen before stay parsed, and their issuer's signature checked, as in any process that
-fetches collateral again. "cold, nothing kept" forgets those too. "warm, another platform" is a PCK chain and a
+cores at least 1.8 times one, memory flat. "cold" parses and checks the collateral anew each time; certificates,
+chains of them and CRLs that were seen before stay parsed, and their issuer's signature checked, as in any process
+that fetches collateral again. "cold, nothing kept" forgets those too. "warm, another platform" is a PCK chain and a
 quoting enclave not seen before, against known collateral.
 """
 

@@ -26,8 +26,11 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 MAX_FILE_SIZE = 16 << 20
 
 
-def read_bytes(path: str, what: str, *, limit: int = MAX_FILE_SIZE) -> bytes:
-    """The file's bytes; ``-`` is stdin. Raises UsageError if it cannot be read, or is longer than ``limit``."""
+def read_bytes(path: str, what: str, *, limit: int = MAX_FILE_SIZE, cut: bool = False) -> bytes:
+    """The file's bytes; ``-`` is stdin. Raises UsageError if it cannot be read, or is longer than ``limit``.
+
+    With ``cut`` only the first ``limit`` bytes of a longer one are taken.
+    """
     try:
         if path == "-":
             data = sys.stdin.buffer.read(limit + 1)
@@ -38,9 +41,9 @@ def read_bytes(path: str, what: str, *, limit: int = MAX_FILE_SIZE) -> bytes:
         raise UsageError(f"{what} {path}: {error.strerror}") from None
     except ValueError as error:
         raise UsageError(f"{what} {path!r}: {error}") from None
-    if len(data) > limit:
+    if len(data) > limit and not cut:
         raise UsageError(f"{path}: longer than {limit} bytes, no {what}")
-    return data
+    return data[:limit]
 
 
 def read_text(path: str, what: str) -> str:
@@ -54,10 +57,12 @@ def read_text(path: str, what: str) -> str:
 def read_quote(path: str) -> bytes:
     """A quote from a file: binary, hexadecimal or base64, or JSON with one of these as ``quote``.
 
+    What follows a quote is ignored, so a file may be longer than is read; nor can what is cut be a whole quote.
+
     Raises:
         UsageError: the file cannot be read.
     """
-    data = _member(read_bytes(path, "quote"))
+    data = _member(read_bytes(path, "quote", cut=True))
     text = b"".join(data.split()).removeprefix(b"0x")
     if _ENCODED.fullmatch(text):
         for decode in (binascii.unhexlify, _base64):

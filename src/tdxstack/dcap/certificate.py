@@ -325,6 +325,29 @@ class RevocationList:
         return len(self._parsed)
 
 
+#: Lists of more characters than this are not kept; Intel's have some thousand.
+_LONGEST_KEPT = 64 << 10
+
+
+@lru_cache(maxsize=16)
+def _short_list(text: str) -> RevocationList:
+    return RevocationList.from_text(text)
+
+
+def revocation_list_of(text: str) -> RevocationList:
+    """The CRL of this PEM or hexadecimal DER, which stays the same for weeks. Raises CertificateFault.
+
+    Only what the list itself says is kept, and which issuer's signature was found good; expiry is judged anew.
+    """
+    return _short_list(text) if len(text) <= _LONGEST_KEPT else RevocationList.from_text(text)
+
+
+def forget_certificates() -> None:
+    """Forget every certificate and CRL seen so far."""
+    certificate_of.cache_clear()
+    _short_list.cache_clear()
+
+
 def to_pem(der: bytes) -> str:
     """PEM of a certificate's DER."""
     return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode()

@@ -15,6 +15,7 @@ from tdxstack.dcap.certificate import (
     MissingExtensions,
     RevocationList,
     certificate_of,
+    forget_certificates,
     split_pem,
 )
 from tdxstack.dcap.status import QvlStatus, VerifyFault
@@ -111,9 +112,9 @@ def chain_of(text: bytes) -> Chain:
 
 
 def forget_chains() -> None:
-    """Forget every chain and certificate seen so far."""
+    """Forget every chain, certificate and CRL seen so far."""
     _short_chain.cache_clear()
-    certificate_of.cache_clear()
+    forget_certificates()
 
 
 def _check_sgx(certificate: Certificate) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tdxstack.dcap.certificate import CertificateFault, RevocationList, verify_raw_p256
+from tdxstack.dcap.certificate import CertificateFault, RevocationList, revocation_list_of, verify_raw_p256
 from tdxstack.dcap.chain import Chain, Outcome, Window, chain_of, check_signing_chain
 from tdxstack.dcap.collateral import Collateral
 from tdxstack.dcap.enclave_identity import EnclaveIdentity
@@ -99,7 +99,7 @@ def _octets(signature: str) -> bytes:
 
 def _crl(text: str, name: str) -> tuple[RevocationList | None, str]:
     try:
-        return RevocationList.from_text(text), ""
+        return revocation_list_of(text), ""
     except CertificateFault as fault:
         return None, f"{name}: {fault}"
 

@@ -120,16 +120,18 @@ def _write_token(args: argparse.Namespace, appraisal: Appraisal) -> None:
 
 
 def run_explain(args: argparse.Namespace) -> ExitCode:
-    """``quote explain``."""
+    """``quote explain``; rejected is what is not genuine, so that there is no TCB to explain."""
     from tdxstack.dcap.document import explanation_members
     from tdxstack.dcap.explain import explain
+    from tdxstack.dcap.status import QvlStatus
 
     verification, fault = _verify(args)
     if fault:
         raise fault
     body = output.document("quote-explanation", explanation_members(explain(verification)))
     output.emit(args, body, lambda: _explanation_text(body))
-    return ExitCode.DONE
+    genuine = verification.authentic or verification.qvl.quote in (QvlStatus.TCB_NOT_SUPPORTED, QvlStatus.TCB_REVOKED)
+    return ExitCode.DONE if genuine else ExitCode.REJECTED
 
 
 def exit_code(appraisal: Appraisal, fault: CollateralError | None) -> ExitCode:

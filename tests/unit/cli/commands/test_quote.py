@@ -188,6 +188,34 @@ def test_explain(capsys: pytest.CaptureFixture[str], real: Path) -> None:
     assert body["remedies"][0]["class"] == "bios-or-microcode"
 
 
+def test_explain_rejects_what_is_not_genuine(
+    capsys: pytest.CaptureFixture[str], real: Path, vectors: Path, tmp_path: Path
+) -> None:
+    """A TCB that no level covers is explained; no TCB is explained by a quote that proves none."""
+    at = ("--collateral", real / "collateral.json", "--at", NOW)
+    whole = (real / "quote.bin").read_bytes()
+    changed = tmp_path / "quote.bin"
+    for data in (whole[:600], b"", whole[:100] + bytes([whole[100] ^ 1]) + whole[101:]):
+        changed.write_bytes(data)
+        assert run(capsys, "quote", "explain", changed, *at)[0] == 3
+    old = real.parent / "dcapqvl-tdx-v5-outdated"
+    now = str(json.loads((old / "meta.json").read_text())["valid_from"] + 60)
+    of_old = (old / "quote.bin", "--collateral", old / "collateral.json", "--at", now)
+    status, body = run(capsys, "quote", "explain", *of_old)
+    assert (status, body["status"]) == (0, "TCB_NOT_SUPPORTED")
+
+
+def test_a_quote_in_a_large_file(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path) -> None:
+    """What follows a quote is ignored; what is none gets the document."""
+    large = tmp_path / "quote.bin"
+    more = ("--at", NOW)
+    for data, outcome in (((real / "quote.bin").read_bytes(), (0, True)), (b"", (3, False))):
+        large.write_bytes(data + bytes(20 << 20))
+        status, body = verify(capsys, large, real / "collateral.json", *more)
+        assert (status, body["authentic"]) == outcome
+        assert body.keys() >= CONTRACT
+
+
 def test_collateral_show_and_compare(capsys: pytest.CaptureFixture[str], real: Path, vectors: Path) -> None:
     status, body = run(capsys, "collateral", "show", real / "collateral.json", "--at", NOW)
     assert (status, body["tcb_info"]["fmspc"], body["tcb_info"]["status"]) == (0, "b0c06f000000", "OK")
