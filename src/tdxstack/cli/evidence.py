@@ -57,7 +57,7 @@ def read_text(path: str, what: str) -> str:
 def read_quote(path: str) -> bytes:
     """A quote from a file: binary, hexadecimal or base64, or JSON with one of these as ``quote``.
 
-    What follows a quote is ignored, so a file may be longer than is read; nor can what is cut be a whole quote.
+    Of a file that is too long as much is returned as is too long for a quote.
 
     Raises:
         UsageError: the file cannot be read.

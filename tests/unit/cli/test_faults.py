@@ -73,7 +73,7 @@ def test_an_endless_file_is_read_up_to_the_limit(monkeypatch: pytest.MonkeyPatch
         evidence.read_bytes("-", "quote", limit=1000)
     assert endless.taken < 1 << 20
     for noun in NOUNS:
-        assert main([noun, "show", "/dev/zero"]) == (1 if noun == "quote" else 2), "what follows a quote is ignored"
+        assert main([noun, "show", "/dev/zero"]) == (1 if noun == "quote" else 2), "no quote is as long"
 
 
 @pytest.mark.parametrize("home", ["/dev/null/home", "/proc/home"])

@@ -205,14 +205,14 @@ def test_explain_rejects_what_is_not_genuine(
     assert (status, body["status"]) == (0, "TCB_NOT_SUPPORTED")
 
 
-def test_a_quote_in_a_large_file(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path) -> None:
-    """What follows a quote is ignored; what is none gets the document."""
+def test_a_file_too_large_for_a_quote_gets_the_document(
+    capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path
+) -> None:
     large = tmp_path / "quote.bin"
-    more = ("--at", NOW)
-    for data, outcome in (((real / "quote.bin").read_bytes(), (0, True)), (b"", (3, False))):
+    for data in ((real / "quote.bin").read_bytes(), b""):
         large.write_bytes(data + bytes(20 << 20))
-        status, body = verify(capsys, large, real / "collateral.json", *more)
-        assert (status, body["authentic"]) == outcome
+        status, body = verify(capsys, large, real / "collateral.json", "--at", NOW)
+        assert (status, body["authentic"], body["status"]) == (3, False, "UNSUPPORTED_QUOTE_FORMAT")
         assert body.keys() >= CONTRACT
 
 
