@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from far_host import FILES, FarHost, far_host
-from integration.conftest import Tdxctl
+from integration.conftest import Tdxctl, image_with
 from libvirt_daemon import libvirtd
 from libvirt_tds import again
 from td_home import BOOT_TIMEOUT, home, until
@@ -128,6 +128,41 @@ def test_the_way_there_breaks(spec: TdSpec, far_host: FarHost) -> None:
         time.sleep(0.1)
     assert lifecycle.suspend("away").state is State.PAUSED, "another supervisor has taken it over"
     assert lifecycle.stop("away", "force").state is State.STOPPED
+
+
+@pytest.mark.slow
+def test_ways_into_a_machine_on_another_host(far_host: FarHost, home: Path, tdxctl: Tdxctl, tmp_path: Path) -> None:
+    """gdb, ssh, a command, files and the console of a Linux that runs there."""
+    image, command = image_with(tdxctl, "direct"), Tdxctl(home)
+    kernel = image["kernel"]["path"]
+    words = ["--type=efi", "--image", image["disk"]["path"], "--kernel", kernel, "--initrd", image["initrd"]["path"],
+             "--cmdline", image["cmdline"], "--firmware", str(FILES / "OVMF.fd"), "--memory=1G"]  # fmt: skip
+    command.ok("td", "create", "far", *words, "--via=libvirt", "--connect", far_host.uri)
+    command.ok("td", "start", "far", "--debug")
+    refused = command("td", "gdb", "far", "--batch")
+    assert refused.returncode == ExitCode.UNSUPPORTED and "scp" in refused.stderr and "--kernel" in refused.stderr
+    steps = ("--ex", "continue", "--ex", "print $pc == (long) &start_kernel")
+    assert "$1 = 1" in command.ok("td", "gdb", "far", "--kernel", kernel, "--batch", *steps, timeout=600)
+
+    command.ok("td", "wait", "far", "--for", "ssh", "--timeout", "600", timeout=660)
+    assert command.ok("td", "exec", "far", "--", "uname", "-s") == "Linux\n"
+    assert command("td", "exec", "far", "--", "sh", "-c", "exit 7").returncode == 7
+    assert command.ok("td", "ssh", "far", "--", "cat /proc/cmdline").split()[-1] == "nokaslr"
+    (tmp_path / "one").write_bytes(bytes(range(256)) * 1000)
+    command.ok("td", "copy", "far", str(tmp_path / "one"), ":/root/")
+    command.ok("td", "copy", "far", ":/root/one", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "one").read_bytes()
+
+    with command.beside("td", "console", "far") as console:
+        until_connected = time.monotonic() + 60
+        while command("td", "console", "far").returncode == 0:
+            assert time.monotonic() < until_connected, "another one may not connect while this one is"
+        command.ok("td", "exec", "far", "--", "sh", "-c", "echo over the console >/dev/ttyS0")
+        time.sleep(3)
+        said, _ = console.communicate("\x1d", timeout=60)
+    assert "over the console" in said
+    command.ok("td", "delete", "far", "--yes")
+    assert _there(far_host, "far") == set()
 
 
 def test_what_cannot_run_there_is_said_before(spec: TdSpec, far_host: FarHost, home: Path) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from tdxstack.errors import SystemFault, UsageError
+from tdxstack.errors import PlatformMissing, SystemFault, UsageError
 from tdxstack.vm.kernel_image import kernel_of, symbol_file
 from tdxstack.vm.record import TdRecord
+from tdxstack.vm.site import is_far
 
 FIRST_BREAKPOINT = "start_kernel"
 #: A TD on hardware answers slowly: each access is a call of the TDX module.
@@ -34,12 +36,19 @@ def symbols_for(record: TdRecord, symbols: Path | None, kernel: Path | None) -> 
 
     Raises:
         UsageError: no such file, or a kernel that is not known.
+        PlatformMissing: the kernel lies on another host.
         SystemFault: the kernel carries no symbols.
     """
     if symbols is not None:
         if not symbols.is_file():
             raise UsageError(f"no file {symbols}", hint="leave --symbols out to take the kernel's own symbols")
         return symbols.absolute()
+    if kernel is None and is_far(record.spec):
+        host = urlsplit(record.spec.connect).hostname
+        raise PlatformMissing(
+            f"TD {record.name}: its kernel lies on {host}, and gdb runs here",
+            hint=f"scp {host}:{record.spec.kernel or 'KERNEL'} . and give it by --kernel, or a vmlinux by --symbols",
+        )
     return symbol_file(kernel or kernel_of(record.spec))
 
 

@@ -59,6 +59,8 @@ def _boot(spec: TdSpec) -> None:
 
 
 def _type(spec: TdSpec) -> None:
+    if spec.attributes >> 64:
+        _refuse(spec, "attributes", f"{spec.attributes:#x} has more than 64 bits", "e.g. attributes = 0x10000000")
     if spec.type is VmType.TD:
         if spec.tpm:
             _refuse(
@@ -92,6 +94,11 @@ def _network(spec: TdSpec) -> None:
 
 
 def _driver(spec: TdSpec) -> None:
+    if spec.dialect != "auto":
+        # Imported here: the table of dialects is built of specifications.
+        from tdxstack.vm.dialects import by_name
+
+        by_name(spec.dialect)
     if spec.via is Via.QEMU:
         if spec.connect != SYSTEM_URI:
             _refuse(spec, "connect", "is for libvirt", "add via = libvirt, or leave connect out")

@@ -80,3 +80,26 @@ def test_a_dry_run_makes_no_directory(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["vmlinuz"]
     assert not paths.looking(), "the next command works"
     assert lifecycle.list_all() == []
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ('dialect = "downstream"', "downstream"),
+    ('attributes = "0x1ffffffffffffffff"', "64 bits"),
+    ('kernel = "/nonexistent/vmlinuz"', "/nonexistent/vmlinuz"),
+    ('mrowner = "00"', "mrowner"),
+    ("vcpus = true", "vcpus"),
+    ("memory = 2024-01-01", "memory"),
+    ("[memory]", "memory"),
+    ("nothing = 1", "nothing"),
+])  # fmt: skip
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_wrong_setting_is_told_at_once(
+    line: str, says: str, dry: list[str], kernel: str, tmp_path: Path, capsys: Capture
+) -> None:
+    given = "" if line.startswith("kernel") else f'kernel = "{kernel}"\n'
+    (tmp_path / "td.toml").write_text(f'name = "x"\n{given}{line}\n')
+    assert main(["td", "create", "--spec", str(tmp_path / "td.toml"), "--json", *dry]) == 2
+    shown = capsys.readouterr()
+    assert says in shown.err and "next: " in shown.err
+    assert json.loads(shown.out)["schema"] == "tdxstack/error/v1"
+    assert lifecycle.list_all() == []

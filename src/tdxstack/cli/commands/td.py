@@ -124,6 +124,7 @@ def run_create(args: argparse.Namespace) -> ExitCode:
 
     from tdxstack.cli.commands.td_images import resolve
     from tdxstack.vm import lifecycle, spec_file
+    from tdxstack.vm.site import site_of
     from tdxstack.vm.spec import SETTINGS, TdSpec
 
     values = spec_file.read_settings(Path(args.spec)) if args.spec else {}
@@ -133,6 +134,7 @@ def run_create(args: argparse.Namespace) -> ExitCode:
         values["name"] = args.name
     spec = TdSpec.from_mapping(resolve(values)).check()
     if args.dry_run:
+        site_of(spec).check(spec)
         output.emit(args, output.document("td-spec", spec.to_mapping()), lambda: spec_file.dumps(spec))
         return ExitCode.DONE
     record = lifecycle.create(spec)
