@@ -16,7 +16,7 @@ from tdxstack.errors import WireError
 
 STRUCTURE = "sgx_default_qcnl.conf"
 MAX_SIZE = 1 << 20
-#: Key -> type of its value.
+#: Key -> type of its value; ``float`` is any number. The library ignores a value of another type in silence.
 KEYS: dict[str, type] = {
     "pccs_url": str,
     "use_secure_cert": bool,
@@ -26,12 +26,14 @@ KEYS: dict[str, type] = {
     "retry_times": int,
     "retry_delay": int,
     "local_pck_url": str,
-    "pck_cache_expire_hours": int,
-    "verify_collateral_cache_expire_hours": int,
+    "pck_cache_expire_hours": float,
+    "verify_collateral_cache_expire_hours": float,
     "local_cache_only": bool,
     "custom_request_options": dict,
 }
-Value = str | bool | int
+#: ``retry_times`` and ``retry_delay`` are numbers of 32 bits with a sign.
+_MAX_INT = (1 << 31) - 1
+Value = str | bool | int | float | dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class QcnlConfig:
             raise WireError(STRUCTURE, "file", 0, f"{len(text)} characters, at most {MAX_SIZE}")
         plain = without_comments(text)
         try:
-            values = json.loads(plain)
+            values = json.loads(plain, object_pairs_hook=_first_wins, parse_constant=_no_constant)
         except json.JSONDecodeError as error:
             raise WireError(STRUCTURE, "JSON", error.pos, error.msg) from error
         except (ValueError, RecursionError) as error:
@@ -69,6 +71,11 @@ class QcnlConfig:
     def unknown_keys(self) -> list[str]:
         """Keys that the library does not know: it ignores them in silence (they are case-sensitive)."""
         return sorted(set(self.values) - set(KEYS))
+
+    @property
+    def wrong_values(self) -> list[str]:
+        """Known keys with values that the library ignores in silence."""
+        return sorted(key for key, value in self.values.items() if key in KEYS and not fits(key, value))
 
     @property
     def pccs_url(self) -> str:
@@ -88,12 +95,29 @@ class QcnlConfig:
         """
         text = self.text
         for key, value in changes.items():
-            if key not in KEYS or type(value) is not KEYS[key]:
+            if key not in KEYS or not fits(key, value):
                 raise WireError(
                     STRUCTURE, key, 0, "no such key" if key not in KEYS else f"{value!r} is of the wrong type"
                 )
             text = _set(text, key, value)
         return QcnlConfig.from_text(text)
+
+
+def fits(key: str, value: object) -> bool:
+    """Whether the library takes such a value for the key, which is a known one."""
+    kind = KEYS[key]
+    if kind is float:
+        return type(value) in (int, float) and 0 <= value < float("inf")  # type: ignore[operator]
+    return type(value) is kind and (kind is not int or 0 <= value <= _MAX_INT)  # type: ignore[operator]
+
+
+def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """As the library reads a member that is there twice."""
+    return dict(reversed(pairs))
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DOTALL)

@@ -231,7 +231,21 @@ def test_qcnl(ubuntu: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["PCCS_URL=x", "use_secure_cert=no", "retry_times=many", "custom_request_options={}"]
+    "setting",
+    [
+        "PCCS_URL=x",
+        "use_secure_cert=no",
+        "use_secure_cert=1",
+        "retry_times=many",
+        "retry_times=1.5",
+        "retry_times=-1",
+        "retry_times=true",
+        "retry_times=99999999999",
+        "pck_cache_expire_hours=NaN",
+        "custom_request_options=[]",
+        "custom_request_options={",
+        "pccs_url",
+    ],
 )
 def test_qcnl_refuses_what_the_library_ignores(ubuntu: Path, setting: str) -> None:
     assert main(["host", "qcnl", "--root", str(ubuntu), "--set", setting]) == 2

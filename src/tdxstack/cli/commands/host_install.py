@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tdxstack.cli import output
 from tdxstack.errors import ExitCode, UsageError
@@ -115,21 +116,26 @@ def uninstall(args: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
-def _value(key: str, text: str) -> str | bool | int:
-    from tdxstack.wire.qcnl import KEYS
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", dict: "a JSON object"}
+
+
+def _value(key: str, text: str) -> str | bool | int | float | dict[str, Any]:
+    import json
+
+    from tdxstack.wire.qcnl import KEYS, fits
 
     kind = KEYS.get(key)
-    if kind is None or kind is dict:
+    if kind is None:
         raise UsageError(f"{key}: no key that can be set", hint=f"one of {', '.join(sorted(KEYS))}")
-    if kind is bool:
-        if text not in ("true", "false"):
-            raise UsageError(f"{key} is true or false, not {text}")
-        return text == "true"
-    if kind is int:
-        if not text.isascii() or not text.isdigit():
-            raise UsageError(f"{key} is a number, not {text}")
-        return int(text)
-    return text
+    if kind is str:
+        return text
+    try:
+        value: bool | int | float | dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError):
+        value = {} if kind is not dict else 0
+    if not fits(key, value):
+        raise UsageError(f"{key} is {_KINDS[kind]}, not {text}")
+    return value
 
 
 def qcnl(args: argparse.Namespace) -> ExitCode:
@@ -143,6 +149,8 @@ def qcnl(args: argparse.Namespace) -> ExitCode:
     if args.check:
         return _check(args)
     if args.set:
+        if wrong := next((one for one in args.set if "=" not in one), None):
+            raise UsageError(f"--set {wrong}: no value", hint="--set KEY=VALUE")
         pairs = [one.partition("=") for one in args.set]
         edited = config.with_values({key: _value(key, value) for key, _, value in pairs})
         output.say(_difference(str(path), config.text, edited.text) or f"{path}: nothing to change")

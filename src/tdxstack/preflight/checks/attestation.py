@@ -79,6 +79,8 @@ def _qcnl(host: Host) -> Finding:
         return failed(f"{QCNL}: mode {owner[2]:#o}: services that are not root cannot read it", f"chmod 644 {QCNL}")
     if config.unknown_keys:
         return warned(f"{QCNL}: keys that the library ignores: {', '.join(config.unknown_keys[:6])}")
+    if config.wrong_values:
+        return warned(f"{QCNL}: values that the library ignores: {', '.join(config.wrong_values[:6])}")
     return passed(f"{QCNL}: {len(config.values)} keys")
 
 
