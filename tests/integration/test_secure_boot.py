@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from collections.abc import Iterator, Sequence
@@ -14,10 +15,12 @@ import efi_disk
 import firmware_run
 from integration.conftest import BUILD_SECONDS, Tdxctl, image_with
 from tdxstack.image import disk_files
+from tdxstack.measure.firmware import inspect
 from tdxstack.measure.rtmr import fold
 from tdxstack.vm.marker_kernel import marker_kernel
 from tdxstack.wire.ima import read_list
 from tdxstack.wire.pe import authenticode
+from tdxstack.wire.tcg import EventLog, EventType
 
 pytestmark = [pytest.mark.integration, pytest.mark.network]
 BOOT_SECONDS = 400.0
@@ -226,6 +229,17 @@ def test_ima_extends_sha384_into_the_tpm_and_rtmr2(direct: Booted) -> None:
     assert replay["quoted"][2] == fold(map(bytes.fromhex, computed), begin).hex()
     # what IMA extends is said to be unknown, not guessed
     assert direct.predicted["rtmr"][2] is None
+
+
+def test_of_the_firmware_with_smm_only_the_pei_volume_is_not_as_in_the_file(direct: Booted) -> None:
+    """PCR 0: the DXE volume is as in the file; drivers of the PEI volume run in place and write into it."""
+    raw = direct.read("base64", "-w0", "/sys/kernel/security/tpm0/binary_bios_measurements")
+    events = EventLog.from_bytes(base64.b64decode(raw)).events
+    blobs = [one for one in events if one.event_type == EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB]
+    pei, dxe = inspect(Path(direct.prepared["firmware"]).read_bytes()).loaded_volumes
+    assert [one.mr_index for one in blobs] == [0, 0]
+    assert blobs[0].digest() != pei
+    assert blobs[1].digest() == dxe
 
 
 @pytest.mark.parametrize("change", ["name", "digest", "dropped", "swapped"])

@@ -43,8 +43,8 @@ class FirmwareProfile:
         fw_cfg: fw_cfg items are measured (202505 and newer, in a TD).
         smbios: SMBIOS tables are measured (202505 and newer).
         acpi: ACPI tables are measured (202302 and newer).
-        volumes_as_in_file: PCR 0 holds the volumes of the file; older OVMF writes into the PEI volume
-            before it is measured.
+        volumes_as_in_file: PCR 0 holds the volumes of the file; older OVMF, and OVMF with SMM, writes into the
+            first, the PEI volume, before it is measured.
         boot_menu_app: BootManagerMenuApp stands before the setup screen in the boot order (202505 and newer).
         initrd_first: the command line is ``initrd=initrd <cmdline>`` (202508 and newer), else the other way round.
     """

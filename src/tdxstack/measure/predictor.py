@@ -107,11 +107,16 @@ def _firmware_start(trace: Trace, inputs: PredictionInputs, facts: FirmwareFacts
     if profile.tpm:
         version = None if facts.version is None else (facts.version + "\0").encode("utf-16-le")
         trace.add(0, EventType.EV_S_CRTM_VERSION, version, "firmware version", "version string in the firmware")
-        for volume in facts.loaded_volumes:
-            name, why = "firmware volume", "decompressed volume of the firmware file"
-            # PCR 0 of a firmware with SMM was seen to be another on a real boot.
-            known = volume if profile.volumes_as_in_file and not facts.needs_smm else None
-            trace.add_digest(0, EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB, known, name, why)
+        # Drivers of the PEI volume, the first, run in place: what they keep is in it when it is measured.
+        written = not profile.volumes_as_in_file or facts.needs_smm
+        for number, volume in enumerate(facts.loaded_volumes):
+            known = None if written and number == 0 else volume
+            why = (
+                "decompressed volume of the firmware file"
+                if known
+                else "unknown because drivers that run in place write into the PEI volume before it is measured"
+            )
+            trace.add_digest(0, EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB, known, "firmware volume", why)
     if profile.fw_cfg:
         _fw_cfg(trace, inputs)
     for variable, why in secure_boot_variables(inputs.firmware, inputs.variables, capable=facts.secure_boot):
