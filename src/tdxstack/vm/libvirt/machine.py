@@ -79,9 +79,8 @@ class LibvirtMachine:
             await self._link.open()
             await self._link.call(lambda connection: self._create(connection, launch, memory))
         except LibvirtFault as error:
-            if memory is not None:
-                raise SystemFault(f"cannot load the machine's state: {error.message}", hint=error.hint) from None
-            raise LaunchFailed(error.message, error.message, hint=error.hint) from None
+            what = "" if memory is None else "cannot load the machine's state: "
+            raise LaunchFailed(f"{what}{error.message}", error.message, hint=error.hint) from None
         await self._attach()
 
     async def _attach(self) -> None:
