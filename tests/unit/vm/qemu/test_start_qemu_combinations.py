@@ -33,7 +33,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
 
 
 def _some(seed: int) -> Options:
-    chance = random.Random(seed)  # noqa: S311 - a choice of tests
+    chance = random.Random(seed)
     chosen = {name: chance.choice(values) for name, values in VALUES.items() if chance.random() < 0.4}
     if chosen.get("type", "td") != "td":
         chosen.pop("mrownerconfig", None)
