@@ -20,8 +20,6 @@ from tdxstack.vm.keys import authorized_keys
 
 #: The recipe of each guest distribution's image.
 RECIPES = {"debian": "debian-13", "ubuntu": "ubuntu-24.04", "rhel": "rhel-9"}
-#: Guests that take a key from the VMM as a systemd credential.
-TAKING_KEYS = ("debian",)
 KIB_PER_GIB = 1 << 20
 Progress = Callable[[str], None]
 
@@ -92,12 +90,8 @@ class Environment:
 
     @property
     def _options(self) -> BuildOptions:
-        """Our key goes into images of guests that do not take it from the VMM: those on hardware, whose systemd does
-        not trust it, and Ubuntu's, whose kernel for virtual machines has no qemu_fw_cfg.
-        """
-        if self.guest in TAKING_KEYS and not self.hardware:
-            return BuildOptions()
-        return BuildOptions(ssh_key=authorized_keys(()))
+        """On hardware our key goes into the image: systemd takes none from the VMM there, which it does not trust."""
+        return BuildOptions(ssh_key=authorized_keys(())) if self.hardware else BuildOptions()
 
     def prepare(self) -> None:
         """Have image and firmware at hand, which may take a build.
