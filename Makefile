@@ -6,6 +6,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Bytecode is written, whatever the caller's environment says: tests start Python hundreds of times.
 export PYTHONDONTWRITEBYTECODE :=
 
+# Without plugins that only integration tests use: every worker would load them.
+UNIT := $(BIN)/pytest tests/unit -n auto -p no:schemathesis -p no:anyio
+
 .PHONY: help setup venv quickstart test unit integration lint docs bench fuzz lock clean
 
 help: ## list the targets
@@ -26,11 +29,12 @@ quickstart: setup ## bare machine to attested TD
 
 test: setup ## lint is separate; this runs every test
 	./scripts/setup-os.sh --tests
-	$(BIN)/pytest tests/unit -n auto -p no:schemathesis -p no:anyio
+	$(UNIT) -m "not processes"
+	$(UNIT) -m processes
 	$(BIN)/pytest tests/integration -m "not slow" -n 2 --dist loadfile
 
-unit: venv ## unit tests only
-	$(BIN)/pytest tests/unit -n auto -p no:schemathesis -p no:anyio
+unit: venv ## unit tests that start no programs
+	$(UNIT) -m "not processes"
 
 integration: setup ## tests that boot TDs and start services
 	./scripts/setup-os.sh --tests
