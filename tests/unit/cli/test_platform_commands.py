@@ -155,7 +155,7 @@ def test_qgs_serve_until_a_signal(tmp_path: Path, number: signal.Signals) -> Non
         assert main(["qgs", "status", "--socket", str(socket)]) == 0
         _use(socket, tmp_path)
         server.send_signal(number)
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
     assert not socket.exists()
 
 

@@ -185,7 +185,7 @@ def test_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
         with pytest.raises(NetworkFault, match="409") as caught:
             cluster.create(_deployment("redis"))
         assert "already exists" in (caught.value.hint or "")
-        cluster.wait_for_deployment("redis", timeout=10)
+        cluster.wait_for_deployment("redis", timeout=60)
         cluster.scale("redis", 2)
         found = cluster.get("Deployment", "redis")
         assert found is not None
@@ -199,7 +199,7 @@ def test_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
         manifests = tmp_path / "all.yaml"
         manifests.write_text("\n---\n".join(json.dumps(one) for one in (_job("good"), _job("bad"))))
         assert len(cluster.create_from_yaml(manifests)) == 2
-        cluster.wait_for_job("good", timeout=10)
+        cluster.wait_for_job("good", timeout=60)
         with pytest.raises(SystemFault, match="has failed"):
             cluster.wait_for_job("bad")
         with pytest.raises(SystemFault, match="no deployment"):

@@ -94,7 +94,7 @@ def test_a_kill_ends_all_that_was_started(tmp_path: Path) -> None:
 
 
 def becomes(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
     return condition()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import stat
-import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -88,21 +88,15 @@ def test_in_use(platform: SoftwarePlatform) -> None:
     platform.delete()
 
 
-def test_a_look_at_the_users_does_not_stop_a_start(platform: SoftwarePlatform) -> None:
+def test_a_look_at_the_users_does_not_stop_a_start(
+    platform: SoftwarePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mark = files.private_directory(platform.directory / "in-use") / "demo"
-    holds, enough = threading.Event(), threading.Event()
-
-    def look() -> None:
-        with files.locked(mark):
-            holds.set()
-            enough.wait(0.03)
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    holds.wait()
-    with platform.used_by("demo"):
-        pass
-    looking.join()
+    with ExitStack() as looking:
+        looking.enter_context(files.locked(mark))
+        monkeypatch.setattr("tdxstack.platform.software.store.time.sleep", lambda pause: looking.close())
+        with platform.used_by("demo"):
+            assert platform.describe()["tds"] == ["demo"]
 
 
 def test_collateral_windows(platform: SoftwarePlatform) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import pytest
@@ -76,18 +76,11 @@ def test_hashes_that_are_none(configured: str) -> None:
 def test_guessing_is_bounded_and_does_not_lock_out_who_is_known() -> None:
     found = Token(hash_token("right"))
     assert found.matches("right")
-    refused = []
-
-    def guess(number: int) -> None:
-        try:
-            found.matches(f"wrong {number}")
-        except TooManyGuesses:
-            refused.append(number)
-
-    threads = [threading.Thread(target=guess, args=(number,)) for number in range(WAITING * 4)]
-    for thread in threads:
-        thread.start()
-    assert found.matches("right")
-    for thread in threads:
-        thread.join()
-    assert refused
+    with ThreadPoolExecutor(WAITING + 1) as guessers:
+        with found._busy:  # nothing is looked at: all places are soon taken
+            guesses = [guessers.submit(found.matches, f"wrong {number}") for number in range(WAITING + 1)]
+            refused = next(as_completed(guesses))
+            assert found.matches("right")
+            assert isinstance(refused.exception(), TooManyGuesses)
+        guesses.remove(refused)
+        assert [guess.result() for guess in guesses] == [False] * WAITING

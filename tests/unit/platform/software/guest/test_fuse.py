@@ -131,6 +131,6 @@ def test_serve_answers_until_the_end() -> None:
     kernel.send(Request(Opcode.GETATTR, 11, 1, b"abc").to_bytes())
     assert fuse.parse_answer(kernel.recv(100)) == (0, 11, b"cba")
     kernel.close()
-    server.join(5)
+    server.join(60)
     assert not server.is_alive()
     ours.close()
