@@ -140,7 +140,7 @@ class TdxBlob:
             raise WireError(name, "version", 0, f"{number:#x}")
         version = BlobVersion(number)
         start = _module_start(data) if version is BlobVersion.ONE else _module_start_2(data)
-        if len(data) - start > MAX_MODULE_PAGES * PAGE or start >= len(data):
+        if not 0 < len(data) - start <= MAX_MODULE_PAGES * PAGE:
             raise WireError(name, "module", start, f"{len(data) - start} bytes, at most {MAX_MODULE_PAGES} pages")
         if any(data[PAGE + SIGSTRUCT_SIZE : start]):
             raise WireError(name, "reserved", PAGE + SIGSTRUCT_SIZE, "not zero")
@@ -166,7 +166,7 @@ def _module_start(data: bytes) -> int:
         raise WireError("TDX-BLOB", "signature", 8, repr(mark))
     if length != len(data):
         raise WireError("TDX-BLOB", "length", 16, f"{length}, the file has {len(data)}")
-    if offset < 2 * PAGE or offset % PAGE:
+    if not 2 * PAGE <= offset < len(data) or offset % PAGE:
         raise WireError("TDX-BLOB", "offset_of_module", 4, f"{offset:#x}")
     _zero(data, 20)
     return int(offset)

@@ -70,6 +70,14 @@ def test_a_module_too_large_for_the_loader() -> None:
     assert caught.value.field == "module"
 
 
+def test_a_module_past_the_end_is_told_where_that_is_written() -> None:
+    data = bytearray(blob(BlobVersion.ONE).to_bytes())
+    data[4:8] = (18 * 4096).to_bytes(4, "little")
+    with pytest.raises(WireError) as caught:
+        TdxBlob.from_bytes(bytes(data))
+    assert (caught.value.field, caught.value.offset) == ("offset_of_module", 4)
+
+
 @given(st.binary(max_size=64), st.integers(0, 4 * 4096))
 def test_damage_anywhere_raises_wire_errors_only(damage: bytes, at: int) -> None:
     data = bytearray(blob(BlobVersion.TWO).to_bytes())
