@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _ENCODED = re.compile(rb"[0-9A-Za-z+/_-]+={0,2}")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
+_REPORT_DATA_SIZE = 64
 #: No file of evidence is longer.
 MAX_FILE_SIZE = 16 << 20
 
@@ -38,7 +40,7 @@ def read_bytes(path: str, what: str, *, limit: int = MAX_FILE_SIZE, cut: bool = 
             with Path(path).open("rb") as stream:
                 data = stream.read(limit + 1)
     except OSError as error:
-        raise UsageError(f"{what} {path}: {error.strerror}") from None
+        raise UsageError(f"{what} {path}: {error.strerror}", hint=f"name a file with the {what}, or -") from None
     except ValueError as error:
         raise UsageError(f"{what} {path!r}: {error}") from None
     if len(data) > limit and not cut:
@@ -99,7 +101,7 @@ def read_collateral(path: str) -> tuple[Collateral, CollateralError | None]:
     from tdxstack.dcap import Collateral
 
     try:
-        text = read_bytes(path, "collateral").decode("utf-8", "replace")
+        text = read_bytes(path, "collateral", cut=True).decode("utf-8", "replace")
     except UsageError as error:
         fault = CollateralError("file", error.message, hint="tdxctl collateral --help")
         return Collateral.salvage("{}"), fault
@@ -158,20 +160,23 @@ def read_boot(log: str | None, ima: str | None, quote: Quote | None) -> BootReco
 def point_in_time(text: str) -> int:
     """Unix seconds of a number, or of an ISO 8601 date and time (UTC if it names no zone). For argparse."""
     try:
-        if text.isascii() and text.isdigit():
-            return int(datetime.fromtimestamp(int(text), UTC).timestamp())
-        moment = datetime.fromisoformat(text)
+        if _SECONDS.fullmatch(text):
+            return int(datetime.fromtimestamp(int(text.partition(".")[0]), UTC).timestamp())
+        moment = datetime.fromisoformat(text.removesuffix(" UTC"))
         return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError, OSError):
         raise argparse.ArgumentTypeError(f"{text!r} is neither Unix seconds nor an ISO 8601 date and time") from None
 
 
-def hexadecimal(text: str) -> bytes:
-    """Bytes of hexadecimal digits. For argparse."""
+def report_data(text: str) -> bytes:
+    """Up to 64 bytes in hexadecimal. For argparse."""
     try:
-        return bytes.fromhex(text)
+        data = bytes.fromhex(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not hexadecimal") from None
+    if len(data) > _REPORT_DATA_SIZE:
+        raise argparse.ArgumentTypeError(f"{len(data)} bytes where up to {_REPORT_DATA_SIZE} belong")
+    return data
 
 
 def now() -> int:
@@ -192,7 +197,7 @@ def add_time(parser: argparse.ArgumentParser) -> None:
 
 def add_roots(parser: argparse.ArgumentParser) -> None:
     """Declare ``--trust-root``."""
-    text = "trusted root certificate (PEM or DER), or 'intel' (default); can be given more than once"
+    text = "trusted root certificate (PEM, DER or hexadecimal), or 'intel' (default); can be given more than once"
     parser.add_argument("--trust-root", metavar="FILE|intel", action="append", help=text)
 
 

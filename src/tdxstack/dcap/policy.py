@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tdxstack.dcap.policy_sections import (
-    STATUSES,
     BindingPolicy,
     CollateralPolicy,
     EnclavePolicy,
@@ -23,11 +22,11 @@ from tdxstack.dcap.policy_sections import (
     TcbPolicy,
     TdPolicy,
 )
+from tdxstack.dcap.signed_json import load_object
 from tdxstack.errors import UsageError
 
 SCHEMA_NAME = "tdxstack/policy/v1"
 MAX_POLICY_SIZE = 1 << 20
-_HEX = r"^([0-9a-fA-F]{2})*$"
 
 _SECTIONS: dict[str, type] = {
     "tcb": TcbPolicy,
@@ -58,8 +57,9 @@ class Policy:
         """Read JSON (a text that starts with ``{``) or TOML. Raises UsageError, which names the setting at fault."""
         if len(text) > MAX_POLICY_SIZE:
             raise UsageError(f"policy: {len(text)} characters, more than {MAX_POLICY_SIZE}")
+        is_json = text.lstrip().startswith("{")
         try:
-            members = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+            members = load_object(text, "JSON", flat=True) if is_json else tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"policy: {error}", hint="tdxctl policy check FILE") from None
         return cls.from_members(members)
@@ -128,8 +128,10 @@ def schema() -> dict[str, Any]:
         for item in fields(kind):
             meta = item.metadata
             text = meta["help"] + (f" ({meta['reason']})" if meta["reason"] else "")
-            properties[item.name] = {**_JSON_TYPES[meta["kind"]], "description": text}
-            if item.default is not None:
+            properties[item.name] = {**_json_type(meta), "description": text}
+            if item.default is None:
+                properties[item.name]["anyOf"] = [*properties[item.name]["anyOf"], {"type": "null"}]
+            else:
                 properties[item.name]["default"] = _plain(meta["kind"], item.default)
         title = (kind.__doc__ or "").split(": ", 1)[1]
         sections[section] = {
@@ -147,7 +149,6 @@ def schema() -> dict[str, Any]:
     }
 
 
-_HEX_TYPE = {"type": "string", "pattern": _HEX}
 _BITS_TYPE = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^0x[0-9a-fA-F]{1,16}$"}]}
 _COUNT_TYPE = {"type": "integer", "minimum": 0}
 _JSON_TYPES: dict[str, dict[str, Any]] = {
@@ -155,10 +156,17 @@ _JSON_TYPES: dict[str, dict[str, Any]] = {
     "count": _COUNT_TYPE,
     "counts": {"type": "array", "items": _COUNT_TYPE},
     "bits": _BITS_TYPE,
-    "hex": {"anyOf": [_HEX_TYPE, {"type": "array", "items": _HEX_TYPE}]},
     "words": {"type": "array", "items": {"type": "string"}},
-    "statuses": {"type": "array", "items": {"enum": STATUSES}},
 }
+
+
+def _json_type(meta: Mapping[str, Any]) -> dict[str, Any]:
+    if sizes := meta["sizes"]:
+        one = {"type": "string", "pattern": f"^([0-9a-fA-F]{{2}}){{{sizes[0]},{sizes[-1]}}}$"}
+        return {"anyOf": [one, {"type": "array", "items": one}]}
+    if meta["choices"]:
+        return {"type": "array", "items": {"enum": list(meta["choices"])}}
+    return _JSON_TYPES[meta["kind"]]
 
 
 def _known(where: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:
@@ -172,17 +180,37 @@ def _known(where: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> 
 def _section(section: str, kind: type, given: Any) -> Any:
     if not isinstance(given, Mapping):
         raise UsageError(f"policy: {section} is not a table")
-    declared = {item.name: item.metadata["kind"] for item in fields(kind)}
+    declared = {item.name: item.metadata for item in fields(kind)}
     _known(f"policy: {section}", given, declared)
-    return kind(**{name: _read(f"{section}.{name}", declared[name], value) for name, value in given.items()})
+    unset = {item.name for item in fields(kind) if item.default is None}  # null says so, as to_members writes it
+    values = {name: value for name, value in given.items() if not (value is None and name in unset)}
+    return kind(**{name: _read(f"{section}.{name}", declared[name], value) for name, value in values.items()})
 
 
-def _read(where: str, kind: str, value: Any) -> Any:
+def _read(where: str, meta: Mapping[str, Any], value: Any) -> Any:
     """One setting's value. Raises UsageError."""
     try:
-        return _READERS[kind](value)
+        read = _READERS[meta["kind"]](value)
+        if sizes := meta["sizes"]:
+            _check_sizes(read, sizes)
+        if choices := meta["choices"]:
+            _check_choices(read, choices)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"policy: {where}: {error}") from None
+        raise UsageError(f"policy: {where}: {error}", hint="tdxctl policy explain") from None
+    return read
+
+
+def _check_sizes(values: Sequence[bytes], sizes: range) -> None:
+    wanted = str(sizes[0]) if len(sizes) == 1 else f"up to {sizes[-1]}"
+    for value in values:
+        if len(value) not in sizes:
+            raise ValueError(f"{value.hex():.40} has {len(value)} bytes where {wanted} belong")
+
+
+def _check_choices(values: Sequence[Any], choices: Sequence[Any]) -> None:
+    for value in values:
+        if value not in choices:
+            raise ValueError(f"{value!r} is not one of {', '.join(map(str, choices))}")
 
 
 def _bool(value: Any) -> bool:
@@ -216,10 +244,11 @@ def _word(value: Any) -> str:
     return value
 
 
-def _status(value: Any) -> str:
-    if value not in STATUSES:
-        raise ValueError(f"{value!r} is not one of {', '.join(STATUSES)}")
-    return str(value)
+def _octets(value: Any) -> bytes:
+    try:
+        return bytes.fromhex(_word(value))
+    except ValueError:
+        raise ValueError(f"{value!r:.60} is not hexadecimal") from None
 
 
 _READERS: dict[str, Any] = {
@@ -227,11 +256,8 @@ _READERS: dict[str, Any] = {
     "count": _count,
     "counts": lambda value: tuple(_count(item) for item in _list(value)),
     "bits": _bits,
-    "hex": lambda value: tuple(
-        bytes.fromhex(_word(item)) for item in ([value] if isinstance(value, str) else _list(value))
-    ),
+    "hex": lambda value: tuple(_octets(item) for item in ([value] if isinstance(value, str) else _list(value))),
     "words": lambda value: tuple(_word(item) for item in _list(value)),
-    "statuses": lambda value: tuple(_status(item) for item in _list(value)),
 }
 
 

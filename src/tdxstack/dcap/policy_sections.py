@@ -3,6 +3,7 @@ silent, the reason for its default."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +15,31 @@ DAY = 24 * 3600
 XFAM_FIXED1 = 0x3
 XFAM_FIXED0 = 0x6DBE7
 
+#: Sizes in bytes.
+_FMSPC, _IDENTITY, _SHA256, _SHA384 = range(6, 7), range(16, 17), range(32, 33), range(48, 49)
+_REPORT_DATA = range(65)
+
 STATUSES = [status.value for status in TcbStatus if status is not TcbStatus.REVOKED]
 
 
-def setting(default: Any, kind: str, text: str, reason: str = "") -> Any:
-    """A setting: ``kind`` is bool, count, bits, hex (one or several values), words or statuses."""
-    return field(default=default, metadata={"kind": kind, "help": text, "reason": reason})
+def setting(
+    default: Any,
+    kind: str,
+    text: str,
+    reason: str = "",
+    *,
+    sizes: range | None = None,
+    choices: Sequence[Any] | None = None,
+) -> Any:
+    """A setting.
+
+    Args:
+        kind: bool, count, counts, bits, hex (one or several values) or words.
+        sizes: of hex, how many bytes a value may have.
+        choices: of counts and words, the values that there are.
+    """
+    members = {"kind": kind, "help": text, "reason": reason, "sizes": sizes, "choices": choices}
+    return field(default=default, metadata=members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +47,10 @@ class TcbPolicy:
     """``[tcb]``: the platform's TCB."""
 
     accepted_statuses: tuple[str, ...] = setting(
-        (TcbStatus.UP_TO_DATE.value,), "statuses", "launch statuses that are accepted"
+        (TcbStatus.UP_TO_DATE.value,), "words", "launch statuses that are accepted", choices=STATUSES
     )
     accepted_current_statuses: tuple[str, ...] = setting(
-        (), "statuses", "statuses by the module that runs now that are accepted; empty: any"
+        (), "words", "statuses by the module that runs now that are accepted; empty: any", choices=STATUSES
     )
     grace_days: int = setting(0, "count", "days after its date for which an out-of-date TCB is accepted all the same")
     rejected_advisories: tuple[str, ...] = setting((), "words", "advisories that must not apply, or '*' for any")
@@ -85,20 +105,24 @@ class CollateralPolicy:
 class PlatformPolicy:
     """``[platform]``: which machines."""
 
-    tees: tuple[str, ...] = setting(("tdx", "sgx"), "words", "kinds of evidence: tdx, sgx")
+    tees: tuple[str, ...] = setting(("tdx", "sgx"), "words", "kinds of evidence: tdx, sgx", choices=("tdx", "sgx"))
     allow_software: bool = setting(
         True,
         "bool",
         "software platforms are accepted",
         "only a root that the caller names can make a software platform's evidence verify",
     )
-    fmspcs: tuple[bytes, ...] = setting((), "hex", "FMSPCs (6 bytes); empty: any")
-    instance_ids: tuple[bytes, ...] = setting((), "hex", "platform instance ids (16 bytes); empty: any")
-    ppids: tuple[bytes, ...] = setting((), "hex", "PPIDs (16 bytes); empty: any")
+    fmspcs: tuple[bytes, ...] = setting((), "hex", "FMSPCs (6 bytes); empty: any", sizes=_FMSPC)
+    instance_ids: tuple[bytes, ...] = setting(
+        (), "hex", "platform instance ids (16 bytes); empty: any", sizes=_IDENTITY
+    )
+    ppids: tuple[bytes, ...] = setting((), "hex", "PPIDs (16 bytes); empty: any", sizes=_IDENTITY)
     allow_dynamic_platform: bool = setting(True, "bool", "platforms that can be extended by packages")
     allow_cached_keys: bool = setting(True, "bool", "platforms whose keys the registration service keeps")
     allow_smt: bool = setting(True, "bool", "platforms with simultaneous multithreading")
-    sgx_types: tuple[int, ...] = setting((), "counts", "memory protection: 0 standard, 1 scalable, 2 with integrity")
+    sgx_types: tuple[int, ...] = setting(
+        (), "counts", "memory protection: 0 standard, 1 scalable, 2 with integrity", choices=(0, 1, 2)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,21 +162,24 @@ class TdPolicy:
         "TDs bound to a service TD (MR_SERVICETD not zero)",
         "a service TD, such as a migration TD, can take part in the TD's state",
     )
-    mr_service_tds: tuple[bytes, ...] = setting((), "hex", "MR_SERVICETD that are accepted (48 bytes)")
+    mr_service_tds: tuple[bytes, ...] = setting((), "hex", "MR_SERVICETD that are accepted (48 bytes)", sizes=_SHA384)
     mr_seams: tuple[bytes, ...] = setting(
         (),
         "hex",
         "MRSEAM that are accepted (48 bytes); empty: any",
         "Intel signs every TDX module, also one with a known flaw; a list pins releases",
+        sizes=_SHA384,
     )
-    mr_tds: tuple[bytes, ...] = setting((), "hex", "MRTD that are accepted (48 bytes); empty: any")
-    rtmr0: tuple[bytes, ...] = setting((), "hex", "RTMR0 that are accepted; empty: any")
-    rtmr1: tuple[bytes, ...] = setting((), "hex", "RTMR1 that are accepted; empty: any")
-    rtmr2: tuple[bytes, ...] = setting((), "hex", "RTMR2 that are accepted; empty: any")
-    rtmr3: tuple[bytes, ...] = setting((), "hex", "RTMR3 that are accepted; empty: any")
-    mr_config_ids: tuple[bytes, ...] = setting((), "hex", "MRCONFIGID that are accepted; empty: any")
-    mr_owners: tuple[bytes, ...] = setting((), "hex", "MROWNER that are accepted; empty: any")
-    mr_owner_configs: tuple[bytes, ...] = setting((), "hex", "MROWNERCONFIG that are accepted; empty: any")
+    mr_tds: tuple[bytes, ...] = setting((), "hex", "MRTD that are accepted (48 bytes); empty: any", sizes=_SHA384)
+    rtmr0: tuple[bytes, ...] = setting((), "hex", "RTMR0 that are accepted; empty: any", sizes=_SHA384)
+    rtmr1: tuple[bytes, ...] = setting((), "hex", "RTMR1 that are accepted; empty: any", sizes=_SHA384)
+    rtmr2: tuple[bytes, ...] = setting((), "hex", "RTMR2 that are accepted; empty: any", sizes=_SHA384)
+    rtmr3: tuple[bytes, ...] = setting((), "hex", "RTMR3 that are accepted; empty: any", sizes=_SHA384)
+    mr_config_ids: tuple[bytes, ...] = setting((), "hex", "MRCONFIGID that are accepted; empty: any", sizes=_SHA384)
+    mr_owners: tuple[bytes, ...] = setting((), "hex", "MROWNER that are accepted; empty: any", sizes=_SHA384)
+    mr_owner_configs: tuple[bytes, ...] = setting(
+        (), "hex", "MROWNERCONFIG that are accepted; empty: any", sizes=_SHA384
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,16 +192,19 @@ class EventsPolicy:
         "hex",
         "SHA-384 of the images that may be started (EFI kernels, unified kernel images, boot loaders: Authenticode; "
         "kernels by GRUB: of the file); empty: any",
+        sizes=_SHA384,
     )
     command_lines: tuple[str, ...] = setting((), "words", "kernel command lines that are accepted; empty: any")
-    initrds: tuple[bytes, ...] = setting((), "hex", "SHA-384 of the initrds that are accepted; empty: any")
+    initrds: tuple[bytes, ...] = setting(
+        (), "hex", "SHA-384 of the initrds that are accepted; empty: any", sizes=_SHA384
+    )
     require_secure_boot: bool = setting(False, "bool", "secure boot has to be on")
-    pk: tuple[bytes, ...] = setting((), "hex", "SHA-256 of the content of variable PK; empty: any")
-    kek: tuple[bytes, ...] = setting((), "hex", "SHA-256 of the content of variable KEK; empty: any")
-    db: tuple[bytes, ...] = setting((), "hex", "SHA-256 of the content of variable db; empty: any")
-    dbx: tuple[bytes, ...] = setting((), "hex", "SHA-256 of the content of variable dbx; empty: any")
+    pk: tuple[bytes, ...] = setting((), "hex", "SHA-256 of the content of variable PK; empty: any", sizes=_SHA256)
+    kek: tuple[bytes, ...] = setting((), "hex", "SHA-256 of the content of variable KEK; empty: any", sizes=_SHA256)
+    db: tuple[bytes, ...] = setting((), "hex", "SHA-256 of the content of variable db; empty: any", sizes=_SHA256)
+    dbx: tuple[bytes, ...] = setting((), "hex", "SHA-256 of the content of variable dbx; empty: any", sizes=_SHA256)
     authorities: tuple[bytes, ...] = setting(
-        (), "hex", "SHA-256 of the database entries that images may be let pass by; empty: any"
+        (), "hex", "SHA-256 of the database entries that images may be let pass by; empty: any", sizes=_SHA256
     )
 
 
@@ -183,8 +213,12 @@ class EnclavePolicy:
     """``[enclave]``: an SGX enclave."""
 
     allow_debug: bool = setting(False, "bool", "enclaves in debug mode", "the host reads a debug enclave's memory")
-    mr_enclaves: tuple[bytes, ...] = setting((), "hex", "MRENCLAVE that are accepted (32 bytes); empty: any")
-    mr_signers: tuple[bytes, ...] = setting((), "hex", "MRSIGNER that are accepted (32 bytes); empty: any")
+    mr_enclaves: tuple[bytes, ...] = setting(
+        (), "hex", "MRENCLAVE that are accepted (32 bytes); empty: any", sizes=_SHA256
+    )
+    mr_signers: tuple[bytes, ...] = setting(
+        (), "hex", "MRSIGNER that are accepted (32 bytes); empty: any", sizes=_SHA256
+    )
     isv_prod_ids: tuple[int, ...] = setting((), "counts", "ISVPRODID that are accepted; empty: any")
     min_isv_svn: int = setting(0, "count", "smallest ISVSVN")
 
@@ -194,5 +228,5 @@ class BindingPolicy:
     """``[binding]``: what the evidence has to be about."""
 
     report_data: tuple[bytes, ...] = setting(
-        (), "hex", "REPORTDATA that are accepted (up to 64 bytes, zeros are added); empty: any"
+        (), "hex", "REPORTDATA that are accepted (up to 64 bytes, zeros are added); empty: any", sizes=_REPORT_DATA
     )

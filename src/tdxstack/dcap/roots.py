@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 from collections.abc import Iterable
 
 from cryptography import x509
@@ -33,7 +34,7 @@ Root = str | bytes | Certificate | x509.Certificate
 
 
 def parse_roots(roots: Iterable[Root]) -> tuple[Certificate, ...]:
-    """Trusted roots of PEM or DER certificates, or the word ``intel``. Raises UsageError.
+    """Trusted roots of PEM, DER or hexadecimal DER certificates, or the word ``intel``. Raises UsageError.
 
     A certificate is trusted as a root only if it is self-issued and signed by its own key.
     """
@@ -55,14 +56,20 @@ def _octets(root: Root) -> bytes:
         return root.der
     if isinstance(root, x509.Certificate):
         return root.public_bytes(Encoding.DER)
-    return root.encode() if isinstance(root, str) else bytes(root)
+    data = root.encode() if isinstance(root, str) else bytes(root)
+    try:
+        return binascii.unhexlify(b"".join(data.split()))
+    except binascii.Error:
+        return data
 
 
 def _root(der: bytes) -> Certificate:
     try:
         certificate = certificate_of(der)
     except CertificateFault as fault:
-        raise UsageError(f"trusted root: {fault}", hint="give a root certificate in PEM or DER") from None
+        raise UsageError(
+            f"trusted root: no certificate: {fault}", hint="give a root certificate in PEM or DER"
+        ) from None
     if not certificate.self_issued or not certificate.signed_by(certificate):
         raise UsageError(
             f"trusted root: {certificate.subject.common_name!r} is not signed by itself",

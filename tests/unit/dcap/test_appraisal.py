@@ -210,6 +210,14 @@ def test_real_quotes_pass_all_but_their_tcb(attestation: Path) -> None:
         ("{", "policy"),
         ("= 1", "policy"),
         ('{"name": 3}', "name"),
+        ('[td]\nmr_tds = ["aa"]', "td.mr_tds: aa has 1 bytes where 48 belong"),
+        (f'[td]\nrtmr0 = "{"aa" * 32}"', "td.rtmr0: .* has 32 bytes where 48 belong"),
+        ('[platform]\nfmspcs = ["00806f05"]', "platform.fmspcs: 00806f05 has 4 bytes where 6 belong"),
+        (f'[enclave]\nmr_signers = "{"aa" * 48}"', "enclave.mr_signers: .* has 48 bytes where 32 belong"),
+        (f'[binding]\nreport_data = "{"aa" * 65}"', "binding.report_data: .* has 65 bytes where up to 64 belong"),
+        ('[platform]\ntees = ["TDX"]', "platform.tees: 'TDX' is not one of tdx, sgx"),
+        ("[platform]\nsgx_types = [3]", "platform.sgx_types: 3 is not one of 0, 1, 2"),
+        ('{"td": {"allow_debug": false}, "td": {"allow_debug": true}}', "more than once"),
     ],
 )
 def test_a_wrong_policy_names_the_setting(text: str, named: str) -> None:
@@ -221,6 +229,7 @@ def test_round_trip() -> None:
     policy = Policy.from_members({"name": "mine", "td": {"attributes": 5, "mr_tds": ["aa" * 48]}})
     assert Policy.from_members(policy.to_members(defaults=False)) == policy
     assert Policy.from_text(json.dumps(policy.to_members(defaults=False))) == policy
+    assert Policy.from_members(policy.to_members()) == policy
     assert Policy().to_members(defaults=False) == {"schema": "tdxstack/policy/v1", "name": "strict"}
 
 

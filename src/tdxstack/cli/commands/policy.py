@@ -60,8 +60,7 @@ def run_explain(args: argparse.Namespace) -> ExitCode:
         {
             "name": f"{section}.{item.name}",
             "value": members[section][item.name],
-            "default": getattr(policy, section) is None
-            or getattr(getattr(policy, section), item.name) == item.default,
+            "default": getattr(getattr(policy, section), item.name) == item.default,
             "help": item.metadata["help"],
             "reason": item.metadata["reason"] or None,
         }

@@ -39,7 +39,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     evidence.add_evidence(verify)
     verify.add_argument("--policy", metavar="FILE", help="appraisal policy (TOML or JSON); default: the strict one")
     verify.add_argument(
-        "--report-data", metavar="HEX", type=evidence.hexadecimal, help="what the quote has to carry as report data"
+        "--report-data", metavar="HEX", type=evidence.report_data, help="what the quote has to carry as report data"
     )
     text = "the boot's event log (data of the ACPI table CCEL, TPM log), for the policy's rules on events"
     verify.add_argument("--event-log", metavar="FILE", help=text)
@@ -87,8 +87,29 @@ def run_verify(args: argparse.Namespace) -> ExitCode:
             body["status"] = QvlStatus.MISSING_PARAMETERS.value
     if args.ear:
         _write_token(args, appraisal)
+    code = exit_code(appraisal, fault)
+    body["hint"] = (
+        None
+        if code is ExitCode.DONE
+        else _hint(args, appraisal, lacking=fault is not None or code is ExitCode.COLLATERAL)
+    )
     output.emit(args, body, lambda: _verdict_text(body))
-    return exit_code(appraisal, fault)
+    return code
+
+
+def _hint(args: argparse.Namespace, appraisal: Appraisal, *, lacking: bool) -> str:
+    """The next command to run for evidence that is not accepted; ``lacking``: for want of collateral."""
+    verification = appraisal.verification
+    if verification.quote is None:
+        return "have the quote made anew: tdxctl guest quote"
+    if lacking:
+        return f"tdxctl collateral fetch --quote {args.quote} -o FILE"
+    if str(verification.qvl.pck_certificate).endswith("CHAIN_UNTRUSTED"):
+        return "name another root by --trust-root, if you trust it"
+    if not verification.authentic or any(rule.name.startswith("tcb.") for rule in appraisal.failed):
+        collateral = f" --collateral {args.collateral}" if args.collateral else ""
+        return f"tdxctl quote explain {args.quote}{collateral}"
+    return f"tdxctl policy explain{' ' + args.policy if args.policy else ''}"
 
 
 def _rego_rules(args: argparse.Namespace, verification: Verification) -> tuple[Rule, ...]:
@@ -287,7 +308,11 @@ def _verdict_text(body: dict[str, Any]) -> str:
     if body["expiry"]["earliest"]:
         lines.append(f"expires    {body['expiry']['earliest']} ({body['expiry']['item']})")
     lines.append(f"policy     {body['policy']['name']}: {'holds' if body['policy']['holds'] else 'does not hold'}")
-    lines.append(f"verdict    {'accepted' if body['accepted'] else 'REJECTED'}: {body['status']}{platform}")
+    by_policy = body["authentic"] and not body["expiry"]["expired"]
+    verdict = "accepted" if body["accepted"] else "REJECTED by the policy" if by_policy else "REJECTED"
+    lines.append(f"verdict    {verdict}: {body['status']}{platform}")
+    if body["hint"]:
+        lines.append(f"next       {body['hint']}")
     return "\n".join(lines)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tdxstack.cli.main import main
+from tdxstack.dcap.certificate import to_pem
+from tdxstack.dcap.roots import INTEL_ROOT_DER
 
 NOW = "1751000000"
 
@@ -38,7 +40,14 @@ CONTRACT = {
 
 
 def test_accepted(capsys: pytest.CaptureFixture[str], real: Path) -> None:
-    for at in (NOW, "2025-06-27T04:53:20Z", "2025-06-27T06:53:20+02:00", "2025-06-27"):
+    for at in (
+        NOW,
+        f"{NOW}.75",
+        "2025-06-27 04:53:20 UTC",
+        "2025-06-27T04:53:20Z",
+        "2025-06-27T06:53:20+02:00",
+        "2025-06-27",
+    ):
         status, body = verify(
             capsys, real / "quote.bin", real / "collateral.json", "--at", at, "--trust-root", "intel"
         )
@@ -136,6 +145,7 @@ def test_usage_errors(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: 
         ["--trust-root", str(empty)],
         ["--policy", str(tmp_path / "absent")],
         ["--report-data", "xyz"],
+        ["--report-data", "00" * 65],
     ):
         assert main([*arguments, *more]) == 2
     assert main(["quote", "verify", str(tmp_path / "absent"), "--collateral", str(real / "collateral.json")]) == 2
@@ -214,6 +224,62 @@ def test_a_file_too_large_for_a_quote_gets_the_document(
         status, body = verify(capsys, large, real / "collateral.json", "--at", NOW)
         assert (status, body["authentic"], body["status"]) == (3, False, "UNSUPPORTED_QUOTE_FORMAT")
         assert body.keys() >= CONTRACT
+
+
+def test_collateral_too_large_is_malformed(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path) -> None:
+    large = tmp_path / "collateral.json"
+    large.write_bytes(bytes(20 << 20))
+    status, body = verify(capsys, real / "quote.bin", large, "--at", NOW)
+    assert (status, body["authentic"], body["steps"][0]["outcome"]) == (3, False, "fail")
+    assert body["hint"].startswith("tdxctl collateral fetch --quote ")
+
+
+def test_roots_in_each_form(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path) -> None:
+    der = INTEL_ROOT_DER
+    pem = to_pem(der).encode()
+    root = tmp_path / "root"
+    for form in (
+        der,
+        pem,
+        pem.replace(b"\n", b"\r\n"),
+        b"Subject: root\n\n" + pem,
+        der.hex().upper().encode() + b"\n",
+    ):
+        root.write_bytes(form)
+        status, _ = verify(capsys, real / "quote.bin", real / "collateral.json", "--at", NOW, "--trust-root", root)
+        assert status == 0, form[:20]
+
+
+@pytest.mark.parametrize(
+    ("case", "more", "hint", "verdict"),
+    [
+        ("real/dcapqvl-tdx-v4", (), None, "accepted: UpToDate"),
+        ("real/dcapqvl-tdx-v4", ("--report-data", "01"), "tdxctl policy explain", "REJECTED by the policy: UpToDate"),
+        ("real/zkdcap-v4", (), "tdxctl quote explain QUOTE --collateral", "REJECTED by the policy: OutOfDate"),
+        ("real/dcapqvl-tdx-v5-outdated", (), "tdxctl quote explain QUOTE", "REJECTED: TCB_NOT_SUPPORTED"),
+        ("real/gotdx-v5", (), "tdxctl collateral fetch --quote QUOTE", "REJECTED: SGX_CRL_EXPIRED"),
+        ("synthetic/ok_v4_mod1", (), "name another root", "REJECTED: SGX_PCK_CERT_CHAIN_UNTRUSTED"),
+    ],
+)
+def test_what_to_do_next(
+    capsys: pytest.CaptureFixture[str],
+    vectors: Path,
+    case: str,
+    more: tuple[str, ...],
+    hint: str | None,
+    verdict: str,
+) -> None:
+    folder = vectors / "attestation" / case
+    meta = folder / "meta.json"
+    at = json.loads(meta.read_text())["valid_from"] if meta.exists() else 1781481600
+    words = [folder / "quote.bin", "--collateral", folder / "collateral.json", "--at", at, *more]
+    _, body = run(capsys, "quote", "verify", *words)
+    if hint is None:
+        assert body["hint"] is None
+    else:
+        assert body["hint"].startswith(hint.replace("QUOTE", str(folder / "quote.bin")))
+    main(["quote", "verify", *map(str, words)])
+    assert f"verdict    {verdict}" in capsys.readouterr().out
 
 
 def test_collateral_show_and_compare(capsys: pytest.CaptureFixture[str], real: Path, vectors: Path) -> None:
