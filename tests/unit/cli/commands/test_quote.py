@@ -272,7 +272,7 @@ def test_what_to_do_next(
     folder = vectors / "attestation" / case
     meta = folder / "meta.json"
     at = json.loads(meta.read_text())["valid_from"] if meta.exists() else 1781481600
-    words = [folder / "quote.bin", "--collateral", folder / "collateral.json", "--at", at, *more]
+    words = [folder / "quote.bin", "--collateral", folder / "collateral.json", "--at", str(at), *more]
     _, body = run(capsys, "quote", "verify", *words)
     if hint is None:
         assert body["hint"] is None
