@@ -272,13 +272,13 @@ def test_what_to_do_next(
     folder = vectors / "attestation" / case
     meta = folder / "meta.json"
     at = json.loads(meta.read_text())["valid_from"] if meta.exists() else 1781481600
-    words = [folder / "quote.bin", "--collateral", folder / "collateral.json", "--at", str(at), *more]
+    words = [str(folder / "quote.bin"), "--collateral", str(folder / "collateral.json"), "--at", str(at), *more]
     _, body = run(capsys, "quote", "verify", *words)
     if hint is None:
         assert body["hint"] is None
     else:
         assert body["hint"].startswith(hint.replace("QUOTE", str(folder / "quote.bin")))
-    main(["quote", "verify", *map(str, words)])
+    main(["quote", "verify", *words])
     assert f"verdict    {verdict}" in capsys.readouterr().out
 
 
