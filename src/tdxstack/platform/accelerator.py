@@ -55,8 +55,7 @@ def probe(qemu: str = QEMU, *, use_cache: bool = True, device: Path = KVM_DEVICE
         return found
     found = _probe(qemu, device)
     body = {"key": key, "accelerator": str(found.accelerator), "reason": found.reason}
-    if cache.parent.is_dir():
-        files.write_atomic(cache, json.dumps(body) + "\n")
+    files.write_cache(cache.parent, cache.name, json.dumps(body) + "\n")
     return found
 
 

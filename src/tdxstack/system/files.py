@@ -40,6 +40,20 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
         raise SystemFault(f"cannot write {path}: {error.strerror or error}", hint=_hint(error, path)) from error
 
 
+def write_cache(root: Path, name: str, data: bytes | str) -> None:
+    """Keep under ``root`` what can be made again, as ``name``, which may have folders in it.
+
+    Nothing is kept where ``root`` is absent: a dry run makes no directory.
+
+    Raises:
+        SystemFault: it cannot be written.
+    """
+    if root.is_dir():
+        path = root / name
+        private_directory(path.parent)
+        write_atomic(path, data)
+
+
 def _hint(error: OSError, path: Path) -> str | None:
     import errno
 

@@ -59,17 +59,16 @@ def probe(
         PlatformMissing: the machine is not one whose firmware can be run here.
         SystemFault: QEMU or swtpm failed, or the firmware did not start a kernel in time.
     """
-    key = cache_key(argv, firmware, variables)
-    path = paths.cache() / "firmware-blobs" / f"{key}.json"
-    if cache and (known := _load(path)) is not None:
+    root = paths.cache()
+    name = f"firmware-blobs/{cache_key(argv, firmware, variables)}.json"
+    if cache and (known := _load(root / name)) is not None:
         return known
     if "-kernel" not in argv and not {"-blockdev", "-drive"} & set(argv):
         hint = "give the machine a kernel or a disk, or the blobs as files"
         raise PlatformMissing("the firmware can only be probed where it has something to start", hint=hint)
     blobs = _run(argv, firmware, variables, timeout)
     if cache:
-        files.private_directory(path.parent)
-        files.write_atomic(path, _dump(blobs))
+        files.write_cache(root, name, _dump(blobs))
     return blobs
 
 

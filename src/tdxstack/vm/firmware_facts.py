@@ -21,15 +21,15 @@ def facts_of(firmware: bytes, *, cache: bool = True) -> FirmwareFacts:
     Raises:
         WireError: the file's compressed part is damaged.
     """
-    path = paths.cache() / "firmware-facts" / f"{hashlib.sha256(firmware).hexdigest()}-{CACHE_VERSION}.json"
-    if cache and (known := _load(path)) is not None:
+    root = paths.cache()
+    name = f"firmware-facts/{hashlib.sha256(firmware).hexdigest()}-{CACHE_VERSION}.json"
+    if cache and (known := _load(root / name)) is not None:
         return known
     facts = inspect(firmware)
-    if cache and paths.cache().is_dir():
-        files.private_directory(path.parent)
+    if cache:
         members = asdict(facts)
         members["loaded_volumes"] = [digest.hex() for digest in facts.loaded_volumes]
-        files.write_atomic(path, json.dumps(members))
+        files.write_cache(root, name, json.dumps(members))
     return facts
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tdxstack.errors import LockHeld, SystemFault
-from tdxstack.system.files import locked, write_atomic
+from tdxstack.system.files import locked, write_atomic, write_cache
 
 
 def test_write_atomic_replaces_and_sets_the_mode(tmp_path: Path) -> None:
@@ -39,3 +39,11 @@ def test_locked_refuses_a_second_holder(tmp_path: Path) -> None:
         pass
     with locked(lock, wait=False):
         pass
+
+
+def test_a_cache_that_is_there_is_filled_and_one_that_is_not_stays_away(tmp_path: Path) -> None:
+    write_cache(tmp_path, "facts/one.json", "1")
+    assert (tmp_path / "facts" / "one.json").read_text() == "1"
+    assert (tmp_path / "facts").stat().st_mode & 0o777 == 0o700
+    write_cache(tmp_path / "absent", "facts/one.json", "1")
+    assert os.listdir(tmp_path) == ["facts"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from tdxstack.errors import PlatformMissing, SystemFault
 from tdxstack.system import paths
-from tdxstack.system.files import write_atomic
+from tdxstack.system.files import write_cache
 from tdxstack.system.process import find, run
 from tdxstack.vm.dialects import CANONICAL, TDX15, UPSTREAM, Dialect, of_version
 
@@ -50,8 +50,7 @@ def probe(qemu: str) -> QemuFacts:
     known = _cached(cache)
     if key not in known:
         known = {key: ask(str(binary))}
-        if cache.parent.is_dir():
-            write_atomic(cache, json.dumps(known) + "\n")
+        write_cache(cache.parent, cache.name, json.dumps(known) + "\n")
     return read(known[key])
 
 
