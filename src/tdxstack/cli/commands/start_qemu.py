@@ -81,7 +81,7 @@ def _notes(options: Options, args: argparse.Namespace) -> list[str]:
     if script and (fault := network_fault(options)):
         notes.append(f"QEMU will refuse {fault} (give -a an address of -n)")
     if not script and options.monitor_port != DEFAULTS.monitor_port:
-        notes.append("-p is for the dialect tdx15; this monitor is a socket that tdxctl td talks to")
+        notes.append("-p is for the dialect tdx15; `tdxctl td` talks to the monitor over a socket")
     return notes
 
 
