@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import struct
+from uuid import UUID
 
+from tdxstack.wire.efi.volume import LZMA_GUID
 from tdxstack.wire.tdvf import (
     METADATA_GUID,
     METADATA_OFFSET_GUID,
@@ -63,3 +66,27 @@ def firmware_file(
         tail = bytearray(table + footer + bytes(32))
     pattern = bytes((n * 7 + (n >> 8)) & 0xFF for n in range(65536)) * (size // 65536 + 1)
     return pattern[: size - len(metadata) - len(tail)] + metadata + bytes(tail)
+
+
+def ffs_file(name: UUID, content: bytes) -> bytes:
+    size = 24 + len(content)
+    data = name.bytes_le + b"\0\0\x07\0" + size.to_bytes(3, "little") + b"\xf8" + content
+    return data + b"\xff" * (-len(data) % 8)
+
+
+def volume(*files: bytes) -> bytes:
+    body = b"".join(files) + b"\xff" * 64
+    header = bytearray(72)
+    struct.pack_into("<Q4sIHHHBB", header, 32, 72 + len(body), b"_FVH", 0, 72, 0, 0, 0, 2)
+    total = sum(struct.unpack("<36H", header)) & 0xFFFF
+    struct.pack_into("<H", header, 50, -total & 0xFFFF)
+    return bytes(header) + body
+
+
+def compressed(payload: bytes) -> bytes:
+    data = lzma.compress(payload, format=lzma.FORMAT_ALONE)
+    return (24 + len(data)).to_bytes(3, "little") + b"\x02" + LZMA_GUID.bytes_le + struct.pack("<HH", 24, 1) + data
+
+
+def strings(*texts: str) -> bytes:
+    return b"".join(text.encode("utf-16-le") + b"\0\0\0\0" for text in texts)

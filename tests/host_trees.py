@@ -358,6 +358,19 @@ def _other_firmware(tree: Tree) -> None:
     tree["usr/share/ovmf/OVMF.inteltdx.fd"] = TDVF + b"another build"
 
 
+def _measures_nothing(tree: Tree) -> None:
+    digest = hashlib.md5(TDVF, usedforsecurity=False).hexdigest()
+    facts = {
+        "path": "/usr/share/ovmf/OVMF.inteltdx.fd",
+        "tdvf": True,
+        "md5": digest,
+        "measures": False,
+        "release": "202211",
+    }
+    tree[".tdxstack/firmware.json"] = encoded([facts])
+    del tree["usr/share/ovmf/OVMF.inteltdx.fd"]
+
+
 def _passt(tree: Tree) -> None:
     tree["var/lib/dpkg/status"] += b"\n" + dpkg({"libguestfs-tools": "1:1.52.0-5", "passt": "0.0~git20240220"})
     tree["sys/kernel/security/apparmor/profiles"] += b"passt (enforce)\n"
@@ -418,6 +431,7 @@ CASES = (
     Case("problem-13-image-creation", "libguestfs with a confined passt", upstream, _passt, {"images.passt": FAIL}, 1),
     Case("problem-14-apparmor", "AppArmor denies the loader and the QGS socket", upstream, _apparmor, {"confinement.apparmor": FAIL}, 1),
     Case("problem-15-capacity", "all KeyIDs are in use, and dma_entry_limit is at its default", upstream, _no_keys, {"capacity.keyids": FAIL, "capacity.vfio": WARN}, 1),
+    Case("firmware-measures-nothing", "an OVMF with TDX metadata and without TdTcg2Dxe: all registers stay zero", upstream, _measures_nothing, {"ovmf.measures": FAIL}, 1),
     Case("not-a-host-amd", "an AMD machine", upstream, _amd, {"cpu.vendor": FAIL}, 4),
     Case("not-a-host-virtual", "a virtual machine", upstream, _virtual, {"cpu.bare_metal": FAIL}, 4),
     Case("dimms-4-of-8", "half of the channels are empty", upstream, _four_dimms, {"memory.slot_zero": FAIL, "memory.symmetric": FAIL}, 1),

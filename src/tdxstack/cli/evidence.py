@@ -150,7 +150,7 @@ def read_boot(log: str | None, ima: str | None, quote: Quote | None) -> BootReco
 
     if log is None:
         if ima is not None:
-            raise UsageError("--ima needs --event-log", hint="in the TD: tdxctl guest eventlog, then tdxctl guest ima")
+            raise UsageError("--ima needs --event-log", hint="in the TD: tdxctl guest eventlog, tdxctl guest ima")
         return None
     body = quote.body if quote else None
     rtmr2 = body.rtmrs[2] if isinstance(body, TdReportBody) else None

@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from tdxstack.errors import UsageError
+from tdxstack.errors import UsageError, WireError
 from tdxstack.wire.efi.volume import Volume, payloads, volumes
-from tdxstack.wire.tdvf import TD_TCG2_DXE_GUID
+from tdxstack.wire.tdvf import TD_TCG2_DXE_GUID, SectionType, TdvfMetadata
 
 TCG2_DXE_GUID = UUID("fdff263d-5f68-4591-87ba-b768f445a9af")
 SMBIOS_MEASUREMENT_GUID = UUID("d27fed59-abb4-4fed-bead-2a878c7e4a7e")
@@ -28,6 +28,8 @@ _TEXT = re.compile(rb"(?:[\x20-\x7e]\0){3,128}\0\0")
 #: The end of a padding instruction of the compiler's, which reads like the text "@".
 _PADDING = b"\x0f\x1f\x40\0"
 _NEIGHBOURHOOD = 512
+#: Year and month of an edk2 release in a firmware's version: 2024.02-2ubuntu0.1, edk2-20240524-6.el9.
+_VERSION = re.compile(r"(?<![0-9])(20[0-9]{2})\.?(0[1-9]|1[0-2])")
 _FALLBACK_DATE = "02/02/2022"
 
 
@@ -90,7 +92,7 @@ class FirmwareFacts:
     """What was found in one firmware file.
 
     Args:
-        measures_td: it has TdTcg2Dxe, which measures into the RTMRs.
+        measures_td: it measures into the RTMRs: it has TdTcg2Dxe, or is td-shim, which does so itself.
         measures_tpm: it has Tcg2Dxe, which measures into a TPM.
         version, vendor, release_date: its own strings, where found.
         secure_boot: it can enforce secure boot.
@@ -129,7 +131,7 @@ def inspect(firmware: bytes) -> FirmwareFacts:
     names = {file.name for volume in (*inside, *volumes(firmware)) for file in volume.files()}
     vendor, version, date = _strings(inside)
     return FirmwareFacts(
-        measures_td=TD_TCG2_DXE_GUID in names,
+        measures_td=TD_TCG2_DXE_GUID in names or _td_shim_file(firmware),
         measures_tpm=TCG2_DXE_GUID in names,
         version=version,
         vendor=vendor,
@@ -137,12 +139,12 @@ def inspect(firmware: bytes) -> FirmwareFacts:
         needs_smm=SMM_CORE_GUID in names,
         release_date=date,
         loaded_volumes=tuple(hashlib.sha384(volume.data).digest() for volume in inside),
-        release=_release(everywhere, names),
+        release=_release(everywhere, names, version),
     )
 
 
 def measures_boot(firmware: bytes) -> bool:
-    """Whether the firmware extends the RTMRs at all: it contains TdTcg2Dxe.
+    """Whether the firmware extends the RTMRs at all: it contains TdTcg2Dxe, or is td-shim.
 
     Firmware of edk2 before stable202408 (Debian 12's, for one) has perfect TDVF metadata and measures nothing.
 
@@ -173,7 +175,19 @@ def named_profile(name: str, firmware: FirmwareFacts) -> FirmwareProfile:
     return PROFILES[f"{found[1]}-{next(like for since, like in _SINCE if found[2] >= since)}"]
 
 
-def _release(parts: tuple[bytes, ...], names: set[UUID]) -> str:
+def is_td_shim(metadata: TdvfMetadata) -> bool:
+    """Whether the metadata names a payload, which td-shim starts and measures (td-shim, ``doc/tdshim_spec.md``)."""
+    return bool(metadata.of_type(SectionType.PAYLOAD))
+
+
+def _td_shim_file(firmware: bytes) -> bool:
+    try:
+        return is_td_shim(TdvfMetadata.from_bytes(firmware))
+    except WireError:
+        return False
+
+
+def _release(parts: tuple[bytes, ...], names: set[UUID], version: str | None) -> str:
     """The newest release whose marks the firmware bears."""
 
     def contains(mark: bytes) -> bool:
@@ -185,8 +199,9 @@ def _release(parts: tuple[bytes, ...], names: set[UUID]) -> str:
         return "202502"
     if not contains(b"ACPI DATA"):
         return "202211"
-    # Between 202408 and 202411 nothing in the file tells where the separator goes; the newer one is common.
-    return "202411"
+    # Between 202408 and 202411 only the version, if it is one, tells where the separator goes; the newer is common.
+    told = _VERSION.search(version or "")
+    return "202408" if told and told[1] + told[2] < "202411" else "202411"
 
 
 def _strings(inside: list[Volume]) -> tuple[str | None, str | None, str | None]:

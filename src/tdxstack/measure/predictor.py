@@ -20,6 +20,7 @@ from tdxstack.measure.firmware import (
     FirmwareFacts,
     FirmwareProfile,
     inspect,
+    is_td_shim,
     named_profile,
 )
 from tdxstack.measure.kernel_start import efi_stub, exit_boot_services, systemd_stub
@@ -50,15 +51,35 @@ def predict(inputs: PredictionInputs) -> Prediction:
     facts = inputs.facts or inspect(inputs.firmware)
     profile = inputs.profile if isinstance(inputs.profile, FirmwareProfile) else named_profile(inputs.profile, facts)
     trace = Trace()
+    if is_td_shim(metadata):
+        return _of_td_shim(trace, inputs, metadata, profile)
     _launch(trace, inputs, metadata)
     if facts.measures_tpm if profile.tpm else facts.measures_td:
         _boot(trace, inputs, facts, profile)
     else:
         trace.events.clear()  # a firmware that measures nothing leaves all registers zero
+    return _folded(trace, inputs, metadata, profile)
+
+
+def _folded(trace: Trace, inputs: PredictionInputs, metadata: TdvfMetadata, profile: FirmwareProfile) -> Prediction:
     rtmr, reasons = registers(trace.events)
     return Prediction(
         profile.name, mrtd(inputs.firmware, inputs.mrtd_order, metadata), rtmr, tuple(trace.events), reasons
     )
+
+
+def _of_td_shim(
+    trace: Trace, inputs: PredictionInputs, metadata: TdvfMetadata, profile: FirmwareProfile
+) -> Prediction:
+    """MRTD alone: td-shim measures in an order of its own, and its payload after it."""
+    why = "unknown because what td-shim and its payload measure is not predicted"
+    for pcr, kind, name in (
+        (1, EventType.EV_EFI_HANDOFF_TABLES2, "td-shim"),
+        (2, EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB2, "td-shim's payload"),
+        (8, EventType.EV_IPL, "what the payload measures"),
+    ):
+        trace.add(pcr, kind, None, name, why)
+    return _folded(trace, inputs, metadata, profile)
 
 
 def _boot(trace: Trace, inputs: PredictionInputs, facts: FirmwareFacts, profile: FirmwareProfile) -> None:

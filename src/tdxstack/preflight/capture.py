@@ -1,13 +1,8 @@
-"""Copy what checks read into a tree, with secrets left out, so that a host can be looked at elsewhere.
-
-Left out or blanked: serial numbers, asset tags and UUID (SMBIOS), addresses of network cards and disks (the log keeps
-only lines that concern TDX, SGX, KVM and machine checks), keys, tokens and passwords (PCCS, kernel command line).
-"""
+"""Copy what checks read into a tree, so that a host can be looked at elsewhere. Secrets are left out."""
 
 from __future__ import annotations
 
 import json
-import re
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +10,7 @@ from pathlib import Path
 from tdxstack.errors import StateError, WireError
 from tdxstack.platform.linux_host_files import HostReadError
 from tdxstack.platform.linux_host_source import DIRECTORY, HostSource
+from tdxstack.preflight import redaction
 from tdxstack.preflight.checks.attestation import (
     PCCS_CONFIGS,
     QCNL,
@@ -22,6 +18,8 @@ from tdxstack.preflight.checks.attestation import (
     QGS_SOCKET,
     REGISTRATION_LOG,
     REGISTRATION_STATUS,
+    TRUST_STORE,
+    trusted_certificate,
 )
 from tdxstack.preflight.checks.capacity import CAPACITY, CURRENT
 from tdxstack.preflight.checks.confinement import ABSTRACTIONS, QEMU_CONF
@@ -39,7 +37,6 @@ PLAIN = (
     "/proc/sys/kernel/numa_balancing",
     "/proc/meminfo",
     "/etc/os-release",
-    "/etc/group",
     "/sys/power/disk",
     "/sys/module/kvm_intel/parameters/tdx",
     "/sys/module/kvm_intel/parameters/ept",
@@ -59,19 +56,22 @@ PLAIN = (
     ),
     CAPACITY,
     CURRENT,
-    QCNL,
     QGS_CONFIG,
-    REGISTRATION_LOG,
-    QEMU_CONF,
     *ABSTRACTIONS,
 )
 #: What a check asks only whether it is there.
 MARKERS = ("/dev/sgx_enclave", "/dev/sgx_provision", "/dev/vhost-vsock", QGS_SOCKET)
-LOG_WORDS = re.compile(r"tdx|seam|sgx|kvm|mktme|tme|mce|machine check|microcode|x86/cpu|hibernat|TSX", re.IGNORECASE)
-PARAMETER = re.compile(r"(?<!\S)([^\s=]{1,120})=(\"[^\"]*\"|\S+)")
-SECRET_NAME = re.compile(r"pass|key|token|secret|auth", re.IGNORECASE)
-MAC_ADDRESS = re.compile(r"\b[0-9a-f]{2}(?::[0-9a-f]{2}){5}\b", re.IGNORECASE)
-KEPT_PCCS_KEYS = ("uri", "HTTPS_PORT", "hosts", "CachingFillMode", "RefreshSchedule", "LogLevel", "OPENSSL_FIPS_MODE")
+#: Text files that are copied without what is nobody's business.
+CLEANED = {
+    "/proc/cpuinfo": lambda text: f"{text}\n",
+    "/proc/cmdline": redaction.line,
+    "/etc/group": redaction.groups,
+    QCNL: redaction.qcnl,
+    QEMU_CONF: redaction.qemu_conf,
+    REGISTRATION_LOG: redaction.line,
+    "/var/lib/dpkg/status": redaction.packages,
+    **dict.fromkeys(PCCS_CONFIGS, redaction.pccs),
+}
 
 
 def collect(source: HostSource) -> dict[str, bytes]:
@@ -97,7 +97,8 @@ def _firmware(source: HostSource) -> dict[str, bytes]:
         if name.endswith(".md5sums") and "ovmf" in name.lower():
             _add(found, f"{info}/{name}", source)
     with suppress(HostReadError):
-        facts = [asdict(one) for one in firmware_files(source.files)]
+        loaders = [one.loader for one in td_domains(source.files) if one.loader]
+        facts = [asdict(one) for one in firmware_files(source.files, loaders)]
         found[FACTS] = (json.dumps(facts, indent=1) + "\n").encode()
     return found
 
@@ -110,46 +111,16 @@ def _add(plan: dict[str, bytes], path: str, source: HostSource) -> None:
 
 
 def _add_cleaned(plan: dict[str, bytes], source: HostSource) -> None:
-    if (cpuinfo := source.files.text_or_none("/proc/cpuinfo")) is not None:
-        plan["/proc/cpuinfo"] = cpuinfo.encode() + b"\n"
-    if (line := source.files.text_or_none("/proc/cmdline")) is not None:
-        plan["/proc/cmdline"] = without_secrets(line).encode() + b"\n"
+    for path, cleaned in CLEANED.items():
+        if (text := source.files.text_or_none(path)) is not None:
+            plan[path] = cleaned(text).encode()
     try:
         plan[DMI_TABLE] = redact(source.files.read(DMI_TABLE))
     except (HostReadError, WireError):
         plan.pop(DMI_TABLE, None)
     _add(plan, REGISTRATION_STATUS, source)
-    for path in PCCS_CONFIGS:
-        if (text := source.files.text_or_none(path)) is not None:
-            plan[path] = _pccs(text)
-    if (status := source.files.text_or_none("/var/lib/dpkg/status")) is not None:
-        plan["/var/lib/dpkg/status"] = _packages(status)
-
-
-def without_secrets(text: str) -> str:
-    """The text with the values of parameters left out whose names speak of secrets."""
-
-    def clean(found: re.Match[str]) -> str:
-        return f"{found[1]}=[left-out]" if SECRET_NAME.search(found[1]) else found[0]
-
-    return PARAMETER.sub(clean, text)
-
-
-def _pccs(text: str) -> bytes:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return b"{}\n"
-    kept = {key: value[key] for key in KEPT_PCCS_KEYS if key in value} if isinstance(value, dict) else {}
-    return (json.dumps(kept, indent=2) + "\n").encode()
-
-
-def _packages(status: str) -> bytes:
-    fields = ("Package: ", "Status: ", "Version: ")
-    blocks = (
-        "\n".join(line for line in block.splitlines() if line.startswith(fields)) for block in status.split("\n\n")
-    )
-    return ("\n\n".join(block for block in blocks if block) + "\n").encode()
+    if (trusted := trusted_certificate(source.files)) is not None:
+        plan |= {trusted.path: trusted.text.encode(), TRUST_STORE: trusted.text.encode()}
 
 
 def _answers(source: HostSource) -> dict[str, bytes]:
@@ -181,13 +152,8 @@ def _answers(source: HostSource) -> dict[str, bytes]:
         if text is not None:
             plan[f"{DIRECTORY}/{name}"] = text.encode()
     with suppress(HostReadError):
-        plan[f"{DIRECTORY}/dmesg"] = _log(source.dmesg())
+        plan[f"{DIRECTORY}/dmesg"] = redaction.log(source.dmesg()).encode()
     return plan
-
-
-def _log(text: str) -> bytes:
-    kept = (MAC_ADDRESS.sub("xx:xx:xx:xx:xx:xx", line) for line in text.splitlines() if LOG_WORDS.search(line))
-    return without_secrets("\n".join(kept) + "\n").encode()
 
 
 def write(plan: dict[str, bytes], directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Domains that libvirt keeps under /etc/libvirt/qemu: which are TDs, what a reboot does to them, whose words."""
+"""Domains that libvirt keeps under /etc/libvirt/qemu: which are TDs, their firmware, reboots, whose words."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _TDX = re.compile(r"<launchSecurity\s[^>]*type=['\"]tdx['\"][^>]*(?:/>|>(.*?)</l
 _REBOOT = re.compile(r"<on_reboot>\s*([a-z-]{1,20})\s*</on_reboot>")
 _ELEMENT = re.compile(rf"<({'|'.join((*OF_1_5, *OF_CANONICAL, *OF_UPSTREAM))})[\s/>]")
 _PATH = re.compile(r"<quoteGenerationService\s[^>]*path=['\"]([^'\"\n]{1,300})['\"]")
+_LOADER = re.compile(r"<loader(\s[^>]{0,300})?>\s*([^<\s][^<\n]{0,300}?)\s*</loader>")
+_LOADER_TYPE = re.compile(r"\stype=['\"]([a-z]{1,20})['\"]")
 _ALLOW_REBOOT = re.compile(r"<(allowReboot)[\s/>]")
 
 
@@ -27,20 +29,25 @@ class TdDomain:
     """A TD that is defined.
 
     ``on_reboot`` is libvirt's default, restart, where the file does not say; ``elements`` are those that only some
-    libvirt knows, ``quote_path`` the socket that quotes are asked of, where it is named.
+    libvirt knows, ``quote_path`` the socket that quotes are asked of, ``loader`` the firmware file and
+    ``loader_type`` how it is mapped, each where it is named.
     """
 
     name: str
     on_reboot: str
     elements: tuple[str, ...] = ()
     quote_path: str | None = None
+    loader: str | None = None
+    loader_type: str | None = None
 
     def xml(self) -> str:
         """What of the domain a capture keeps."""
         path = f" path='{self.quote_path}'" if self.quote_path else ""
         kept = [f"<{name}{path if name in OF_UPSTREAM else ''}/>" for name in self.elements]
         security = f"<launchSecurity type='tdx'>{''.join(kept)}</launchSecurity>"
-        return f"<domain>\n  <on_reboot>{self.on_reboot}</on_reboot>\n  {security}\n</domain>\n"
+        mapped = f" type='{self.loader_type}'" if self.loader_type else ""
+        start = f"  <os><loader{mapped}>{self.loader}</loader></os>\n" if self.loader else ""
+        return f"<domain>\n{start}  <on_reboot>{self.on_reboot}</on_reboot>\n  {security}\n</domain>\n"
 
 
 def td_domains(files: HostFiles) -> Iterator[TdDomain]:
@@ -54,9 +61,13 @@ def td_domains(files: HostFiles) -> Iterator[TdDomain]:
             inner = security[1] or ""
             found = [*_ELEMENT.findall(inner), *_ALLOW_REBOOT.findall(text)]
             path = _PATH.search(inner)
+            loader = _LOADER.search(text)
+            mapped = _LOADER_TYPE.search(loader[1] or "") if loader else None
             yield TdDomain(
                 name.removesuffix(".xml"),
                 reboot[1] if reboot else "restart",
                 tuple(dict.fromkeys(found)),
                 path[1] if path else None,
+                loader[2] if loader else None,
+                mapped[1] if mapped else None,
             )

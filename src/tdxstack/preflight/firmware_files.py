@@ -1,4 +1,4 @@
-"""Virtual firmware files of a host: which are there, whether each is a TDVF, and its digest.
+"""Virtual firmware files of a host: which are there, whether each is a TDVF and measures, and its digest.
 
 A capture leaves the files themselves out and keeps these facts as ``/.tdxstack/firmware.json``.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tdxstack.errors import WireError
+from tdxstack.measure.firmware import inspect
 from tdxstack.platform.linux_host_files import HostFiles, HostReadError
 from tdxstack.platform.linux_host_source import DIRECTORY
 
@@ -17,9 +20,11 @@ TDVF_METADATA_GUID = bytes.fromhex("35657ae44a989847865e4685a7bf8ec2")
 #: Where distributions and the 1.5 stack put a firmware that can run TDs.
 PLACES = (
     "/usr/share/ovmf/OVMF.inteltdx.fd",
+    "/usr/share/ovmf/OVMF.inteltdx.ms.fd",
     "/usr/share/ovmf/OVMF.tdx.fd",
     "/usr/share/OVMF/OVMF.inteltdx.fd",
     "/usr/share/edk2/ovmf/OVMF.inteltdx.fd",
+    "/usr/share/edk2/ovmf/OVMF.inteltdx.secboot.fd",
     "/usr/share/qemu/OVMF.fd",
     "/usr/share/ovmf/OVMF.fd",
 )
@@ -29,33 +34,58 @@ MAX_SIZE = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class FirmwareFile:
-    """A firmware file. ``tdvf`` says whether it carries TDX metadata; ``md5`` is what package databases list."""
+    """A firmware file.
+
+    ``tdvf`` says whether it carries TDX metadata; ``md5`` is what package databases list; ``measures`` whether it
+    extends RTMRs, None where that cannot be read; ``release`` is the edk2 release that it acts like.
+    """
 
     path: str
     tdvf: bool
     md5: str
+    measures: bool | None = None
+    release: str | None = None
 
 
-def firmware_files(files: HostFiles) -> list[FirmwareFile]:
-    """Those of ``PLACES`` that are there, in that order.
+def firmware_files(files: HostFiles, further: Iterable[str] = ()) -> list[FirmwareFile]:
+    """Those of ``PLACES`` that are there, in that order, and of ``further`` paths.
 
     Raises:
         HostReadError: one cannot be read, or a capture's facts are none.
     """
     if files.exists(FACTS):
         return _captured(files)
-    found = []
-    for path in PLACES:
-        if files.exists(path):
-            data = files.read(path, limit=MAX_SIZE)
-            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            found.append(FirmwareFile(path, TDVF_METADATA_GUID in data, md5))
-    return found
+    present = [path for path in dict.fromkeys((*PLACES, *further)) if files.exists(path)]
+    return [_look(path, files.read(path, limit=MAX_SIZE)) for path in present]
+
+
+def _look(path: str, data: bytes) -> FirmwareFile:
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if TDVF_METADATA_GUID not in data:
+        return FirmwareFile(path, tdvf=False, md5=md5)
+    try:
+        facts = inspect(data)
+    except WireError:
+        return FirmwareFile(path, tdvf=True, md5=md5)
+    if not (facts.measures_td or facts.loaded_volumes):
+        return FirmwareFile(path, tdvf=True, md5=md5)
+    return FirmwareFile(path, tdvf=True, md5=md5, measures=facts.measures_td, release=facts.release)
 
 
 def _captured(files: HostFiles) -> list[FirmwareFile]:
     try:
         entries = json.loads(files.text(FACTS))
-        return [FirmwareFile(str(one["path"]), bool(one["tdvf"]), str(one["md5"])) for one in entries]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return [_told(one) for one in entries]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HostReadError(FACTS, f"not a list of firmware files: {error}") from error
+
+
+def _told(entry: dict[str, object]) -> FirmwareFile:
+    measures, release = entry.get("measures"), entry.get("release")
+    return FirmwareFile(
+        str(entry["path"]),
+        bool(entry["tdvf"]),
+        str(entry["md5"]),
+        measures if isinstance(measures, bool) else None,
+        release if isinstance(release, str) else None,
+    )

@@ -11,7 +11,9 @@ from tdxstack.platform.linux_host_source import Answer, HostSource, QemuFacts
 from tdxstack.platform.package_lists import os_release, read_dpkg_status, read_rpm_list
 from tdxstack.preflight import dmidecode, facts
 from tdxstack.preflight.dmidecode import Hardware
+from tdxstack.preflight.domain_files import TdDomain, td_domains
 from tdxstack.preflight.facts import CommandLine, CpuInfo, TdxLog
+from tdxstack.preflight.firmware_files import FirmwareFile, firmware_files
 from tdxstack.preflight.msr import Register
 from tdxstack.wire.smbios import SmbiosTable
 
@@ -28,6 +30,10 @@ MSR_SAMPLE = 64
 
 #: QEMU has the tdx-guest object from here on.
 FIRST_QEMU = (10, 1)
+#: QEMU resets a TD in place from here on.
+FIRST_QEMU_RESET = (11,)
+#: libvirt knows TDX from here on.
+FIRST_LIBVIRT = (11, 6)
 #: Properties that tell the dialects of the object apart.
 UPSTREAM_PROPERTIES = ("attributes", "quote-generation-socket", "sept-ve-disable")
 STACK_1_5_PROPERTIES = ("debug", "migtd-pid", "quote-generation-service", "sept-ve-disable", "vsockport")
@@ -141,6 +147,15 @@ class Host:
         return read_rpm_list(listed) if listed else {}
 
     @cached_property
+    def td_domains(self) -> tuple[TdDomain, ...]:
+        return tuple(td_domains(self.files))
+
+    @cached_property
+    def firmware(self) -> tuple[FirmwareFile, ...]:
+        """Firmware files where distributions put them, then those that TDs name."""
+        return tuple(firmware_files(self.files, [one.loader for one in self.td_domains if one.loader]))
+
+    @cached_property
     def world(self) -> World:
         if self.files.exists(STACK_1_5_MODULE):
             return World.STACK_1_5
@@ -179,6 +194,12 @@ class Host:
     @cached_property
     def _registers(self) -> dict[tuple[int, int], int]:
         return {}
+
+    @property
+    def libvirt_package(self) -> str | None:
+        """``name version`` of libvirt's package, or None."""
+        server = ("libvirt-daemon-system", "libvirt-daemon", "libvirt-daemon-driver-qemu")
+        return self.package(*server, "intel-mvp-tdx-libvirt")
 
     def package(self, *names: str) -> str | None:
         """``name version`` of the first of these packages that is installed, or None."""

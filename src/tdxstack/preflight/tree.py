@@ -13,6 +13,7 @@ from tdxstack.preflight.checks import (
     logs,
     memory,
     module,
+    virtual_firmware,
     vmm,
 )
 from tdxstack.preflight.host import Host
@@ -27,7 +28,7 @@ def host_checks() -> tuple[Check, ...]:
     silicon = cpu.root(
         (memory.MEMORY, *firmware.CHECKS, kernel.KERNEL, module.MODULE, *attestation.CHECKS, *capacity.CHECKS)
     )
-    return (silicon, *vmm.CHECKS, *confinement.CHECKS, *logs.CHECKS)
+    return (silicon, *vmm.CHECKS, *virtual_firmware.CHECKS, *confinement.CHECKS, *logs.CHECKS)
 
 
 def check_host(host: Host) -> tuple[Result, ...]:

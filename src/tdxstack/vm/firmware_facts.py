@@ -12,7 +12,7 @@ from tdxstack.measure.firmware import FirmwareFacts, inspect
 from tdxstack.system import files, paths
 
 #: Goes up when :func:`tdxstack.measure.firmware.inspect` finds other things.
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 
 
 def facts_of(firmware: bytes, *, cache: bool = True) -> FirmwareFacts:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import lzma
-import struct
 from pathlib import Path
 from uuid import UUID
 
@@ -12,35 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firmware_file import GENERIC_4M, compressed, ffs_file, firmware_file, strings, volume
 from tdxstack.errors import WireError
 from tdxstack.measure.firmware import SMBIOS_MEASUREMENT_GUID, TCG2_DXE_GUID, inspect, measures_boot
-from tdxstack.wire.efi.volume import LZMA_GUID, payloads, volumes
-from tdxstack.wire.tdvf import TD_TCG2_DXE_GUID
-
-
-def ffs_file(name: UUID, content: bytes) -> bytes:
-    size = 24 + len(content)
-    data = name.bytes_le + b"\0\0\x07\0" + size.to_bytes(3, "little") + b"\xf8" + content
-    return data + b"\xff" * (-len(data) % 8)
-
-
-def volume(*files: bytes) -> bytes:
-    body = b"".join(files) + b"\xff" * 64
-    header = bytearray(72)
-    struct.pack_into("<Q4sIHHHBB", header, 32, 72 + len(body), b"_FVH", 0, 72, 0, 0, 0, 2)
-    total = sum(struct.unpack("<36H", header)) & 0xFFFF
-    struct.pack_into("<H", header, 50, -total & 0xFFFF)
-    return bytes(header) + body
-
-
-def compressed(payload: bytes) -> bytes:
-    data = lzma.compress(payload, format=lzma.FORMAT_ALONE)
-    return (24 + len(data)).to_bytes(3, "little") + b"\x02" + LZMA_GUID.bytes_le + struct.pack("<HH", 24, 1) + data
-
-
-def strings(*texts: str) -> bytes:
-    return b"".join(text.encode("utf-16-le") + b"\0\0\0\0" for text in texts)
-
+from tdxstack.wire.efi.volume import payloads, volumes
+from tdxstack.wire.tdvf import TD_TCG2_DXE_GUID, Section, SectionType
 
 IDENTITY = strings("02/02/2022", "09/26/2026", "2026.08-1", "A vendor")
 NEW = volume(
@@ -75,6 +49,37 @@ def test_release_by_its_marks(marks: list[bytes], release: str) -> None:
     assert facts.release == release
     assert not facts.measures_td
     assert facts.smbios_strings is None
+
+
+@pytest.mark.parametrize(
+    ("version", "release"),
+    [
+        ("2024.02-2ubuntu0.1", "202408"),
+        ("2023.11-8", "202408"),
+        ("edk2-20240524-6.el9", "202408"),
+        ("2024.11-1", "202411"),
+        ("edk2-20241117-2.el9", "202411"),
+        ("unknown", "202411"),
+        ("1202402", "202411"),
+    ],
+)
+def test_between_two_marks_the_version_tells_where_the_separator_goes(version: str, release: str) -> None:
+    """Nothing else in the file does: RTMR0 and RTMR1 of Ubuntu 24.04's firmware are otherwise predicted wrong."""
+    identity = ffs_file(UUID(int=1), strings("02/29/2024", version, "A vendor"))
+    assert inspect(compressed(volume(ffs_file(UUID(int=2), b"ACPI DATA"), identity))).release == release
+
+
+def test_a_version_does_not_outweigh_the_marks() -> None:
+    identity = ffs_file(UUID(int=1), strings("02/29/2024", "2024.02-2", "A vendor"))
+    newer = volume(ffs_file(UUID(int=2), b"etc/boot/ ACPI DATA"), identity)
+    assert inspect(compressed(newer)).release == "202502"
+
+
+def test_td_shim_measures_itself() -> None:
+    payload = Section(0x1000, 0x1000, 0x200000, 0x1000, SectionType.PAYLOAD, 0)
+    shim = firmware_file((*GENERIC_4M, payload), layout="td-shim")
+    assert measures_boot(shim)
+    assert not measures_boot(firmware_file(GENERIC_4M, layout="td-shim"))
 
 
 def test_a_guid_that_is_no_file_does_not_count() -> None:

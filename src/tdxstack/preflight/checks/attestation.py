@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from tdxstack.platform.linux_host_files import HostReadError
+from tdxstack.platform.linux_host_files import HostFiles, HostReadError
 from tdxstack.platform.linux_host_source import Answer
 from tdxstack.preflight import msr
 from tdxstack.preflight.bios import advice
@@ -21,6 +22,7 @@ QGS_SOCKET = "/var/run/tdx-qgs/qgs.socket"
 PCCS_CONFIGS = ("/opt/intel/sgx-dcap-pccs/config/default.json", "/etc/pccs/default.json")
 REGISTRATION_LOG = "/var/log/mpa_registration.log"
 REGISTRATION_STATUS = "/sys/firmware/efi/efivars/SgxRegistrationStatus-f236c5dc-a491-4bbe-bcdd-88885770df45"
+TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -109,21 +111,28 @@ def _qcnl_tls(host: Host) -> Finding:
     parts = _split(config.pccs_url)
     local = parts is not None and parts.hostname in LOCAL
     evidence = f"{QCNL}: use_secure_cert = {str(config.use_secure_cert).lower()}, pccs_url = {config.pccs_url}"
-    if config.use_secure_cert and local and not _trusted_certificate(host):
+    if config.use_secure_cert and local and trusted_certificate(host.files) is None:
         return failed(f"{evidence}: a local PCCS has a self-signed certificate")
     if not config.use_secure_cert and not local:
         return warned(f"{evidence}: the server's certificate is not verified")
     return passed(evidence)
 
 
-def _trusted_certificate(host: Host) -> bool:
-    """Whether the local PCCS's certificate is among the system's trusted ones (compared as text)."""
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate file."""
+
+    path: str
+    text: str
+
+
+def trusted_certificate(files: HostFiles) -> Certificate | None:
+    """The local PCCS's certificate, if it is among the system's trusted ones (compared as text)."""
     for directory in ("/opt/intel/sgx-dcap-pccs/ssl_key", "/etc/pccs/ssl_key"):
-        certificate = host.files.text_or_none(f"{directory}/file.crt")
-        if certificate:
-            store = host.files.text_or_none("/etc/ssl/certs/ca-certificates.crt") or ""
-            return certificate in store
-    return False
+        path = f"{directory}/file.crt"
+        if certificate := files.text_or_none(path):
+            return Certificate(path, certificate) if certificate in (files.text_or_none(TRUST_STORE) or "") else None
+    return None
 
 
 def _pccs_config(host: Host) -> tuple[str, dict[str, Any]] | None:
