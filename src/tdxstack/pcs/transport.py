@@ -201,7 +201,7 @@ def _unreachable(request: Request, error: Exception) -> CollateralUnreachable:
     item, url = request.item, request.url
     hint = "check the network, HTTPS_PROXY and NO_PROXY; without a network, use a bundle: tdxctl collateral bundle"
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        hint = "give the CA that signed the server's certificate: --ca FILE"
+        hint = "give the CA that signed the server's certificate: --tls-ca FILE"
     return CollateralUnreachable(item, f"{item}: cannot reach {url}: {text}", hint=hint)
 
 

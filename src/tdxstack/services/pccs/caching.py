@@ -31,6 +31,7 @@ ABSENT_SECONDS, FAILED_SECONDS = 60, 10
 #: How often strangers' requests may go upstream: so many at once, and so many a second in the long run.
 BURST, PER_SECOND = 200, 10
 _REMEMBERED = 4096
+_NOT_FOUND = 404
 _LOCKS = 64
 
 METRICS = {
@@ -73,6 +74,8 @@ class Upstream:
             found = fetch(source)
         except CollateralAbsent as error:
             self._metrics.add("pccs_upstream_requests_total", result="absent")
+            if error.status not in (None, _NOT_FOUND):  # a wrong key, say: nobody is told but the log
+                log.warning("%s: %s", what, error.message)
             raise Refusal(Status.NO_CACHE_DATA) from error
         except CollateralError as error:
             self._metrics.add("pccs_upstream_requests_total", result="failed")

@@ -78,13 +78,15 @@ class Platforms:
             raise Refusal(Status.NO_CACHE_DATA, "The encrypted PPID is all zeros.")
         registration = Registration(qe_id, pce_id, raw.cpu_svn, raw.pce_svn, enc_ppid)
         record, documents = self._fetch(registration, [raw], stranger=True)
-        self._store.put_platforms([record], documents)
-        return self._answer(record, raw)
+        self._store.put_platforms([record], documents)  # also one with no certificate for this TCB: it is known now
+        return Answer(self._chosen(record, raw), record.platform, record.issuer_chain)
 
-    def _answer(self, record: PlatformRecord, raw: RawTcb) -> Answer:
-        tcbm = record.selected[raw]
-        certificate = next(one for one in record.certificates if one.tcbm == tcbm)
-        return Answer(certificate, record.platform, record.issuer_chain)
+    def _chosen(self, record: PlatformRecord, raw: RawTcb) -> PckCertificate:
+        """The certificate that the record has for a raw TCB. Raises Refusal, which says why it has none."""
+        tcbm = record.selected.get(raw)
+        if tcbm is None:
+            return self._select_cached(record.platform, raw)
+        return next(one for one in record.certificates if one.tcbm == tcbm)
 
     def _select_cached(self, platform: Platform, raw: RawTcb) -> PckCertificate:
         """Choose for a raw TCB that is new, among the certificates that are here."""
@@ -131,6 +133,8 @@ class Platforms:
         record, documents = self._fetch(registration, raws)
         documents += self._ensure(evaluations, record.platform.ca)
         self._store.put_platforms([record], documents)
+        for raw in raws:
+            self._chosen(record, raw)
         if self._mode is Mode.REQ:
             self._store.register(registration, State.DELETED)
 
@@ -174,7 +178,8 @@ class Platforms:
     def _fetch(
         self, registration: Registration, raws: list[RawTcb], *, stranger: bool = False
     ) -> tuple[PlatformRecord, list[Document]]:
-        """All that upstream has of a platform; the raw TCBs that are known, and ``raws``, get their certificates."""
+        """All that upstream has of a platform; the raw TCBs that are known, and ``raws``, get their certificates if
+        there are any for them."""
         identity = PlatformIdentity(registration.pce_id, registration.enc_ppid, registration.platform_manifest)
         if not identity.manifest and not identity.enc_ppid:
             raise Refusal(Status.INVALID_REQUEST)
@@ -196,13 +201,11 @@ class Platforms:
             found.ca,
         )
         selected: dict[RawTcb, str] = {}
-        for raw in self._store.raw_tcbs(registration.qe_id, registration.pce_id):
+        for raw in (*self._store.raw_tcbs(registration.qe_id, registration.pce_id), *raws):
             try:
                 selected[raw] = self._choose(raw, found, info, registration.pce_id)
             except Refusal:
                 continue
-        for raw in raws:
-            selected[raw] = self._choose(raw, found, info, registration.pce_id)
         record = PlatformRecord(platform, found.certificates, found.unavailable, found.issuer_chain, selected)
         return record, documents
 

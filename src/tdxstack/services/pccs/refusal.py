@@ -31,7 +31,8 @@ MEANINGS: dict[Status, str] = {
     Status.UNAUTHORIZED: "Authentication failed.",
     Status.NO_CACHE_DATA: "No cache data for this platform.",
     Status.CONFLICT: "This cannot be used, or not again.",
-    Status.PCS_V3_GONE: "Version 3 of Intel's PCS has ended; what is not cached cannot be had in version 3.",
+    Status.PCS_V3_GONE: "The Intel PCS API version 3 reached planned EOL. "
+    "Accordingly, collateral from this API version cannot be retrieved any longer.",
     Status.CONTENT_TOO_LARGE: "Content too large.",
     Status.TOO_MANY_REQUESTS: "Too many requests; try again.",
     Status.INTEGRITY_ERROR: "The integrity of the data can't be verified.",

@@ -103,6 +103,25 @@ def test_a_platform_without_its_ppid_cannot_be_asked_for(api: Api) -> None:
     assert pckcert(api, LEVELS[0], encrypted_ppid="C" * 768).status_code == 404
 
 
+def test_a_platform_is_known_though_no_certificate_fits_its_tcb(api: Api) -> None:
+    """As at Intel's: what came with it is kept, and it is not asked for again."""
+    low = (bytes(16), 0)
+    assert pckcert(api, low, encrypted_ppid=PPID).status_code == 404
+    asked = len(api.intel.asked)
+    assert pckcert(api, low, encrypted_ppid=PPID).status_code == 404
+    assert pckcert(api, LEVELS[1]).status_code == 200, "known without its PPID"
+    assert len(api.intel.asked) == asked
+
+
+def test_registering_a_tcb_that_no_certificate_fits(start: Start) -> None:
+    api = start("REQ")
+    low = registration(cpu_svn="00" * 16, pce_svn="0000")
+    assert api.register(low).status_code == 404
+    assert pckcert(api, LEVELS[1]).status_code == 200
+    waiting = api.admin("GET", f"{V4}/platforms").json()
+    assert [one["qe_id"] for one in waiting] == [QE_ID]
+
+
 def test_certificates_of_another_issuer_are_not_kept(api: Api) -> None:
     from fake_intel import extension, moment
     from tdxstack.pcs.source import PckCertificate

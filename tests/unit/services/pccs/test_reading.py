@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from fake_intel import FMSPC, NOW, pki
+from tdxstack.errors import CollateralAbsent
 from tdxstack.pcs.source import Enclave, SignedDocument, Tee
 from tdxstack.services.pccs.caching import BURST
 
@@ -145,6 +146,18 @@ def test_what_upstream_lacks_is_404_and_what_it_cannot_give_502(api: Api) -> Non
     assert len(api.intel.asked) == asked, "strangers' requests must not become a flood upstream"
     api.intel.down = True
     assert api.get(f"{TDX}/qe/identity").status_code == 502
+
+
+@pytest.mark.parametrize(("status", "told"), [(401, True), (400, True), (404, False), (None, False)])
+def test_what_upstream_will_not_give_is_in_the_log(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: int | None, told: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise CollateralAbsent("tcb", "upstream said no", status=status)
+
+    monkeypatch.setattr(api.intel, "tcb_info", refuse)
+    assert api.get(f"{TDX}/tcb", fmspc=FMSPC).status_code == 404
+    assert ("upstream said no" in caplog.text) == told
 
 
 def test_strangers_cannot_make_a_flood_upstream(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
