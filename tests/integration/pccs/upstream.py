@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from fake_intel import LEVELS, FakeIntel, moment, pki
+from fake_intel import FakeIntel, moment, pki
 from tdxstack.errors import CollateralAbsent
 from tdxstack.pcs.source import Ca, Enclave, EvaluationSet, PlatformIdentity, Tee
 from tdxstack.platform.software.pki import make_crl
@@ -102,7 +102,8 @@ def serving(intel: FakeIntel) -> Iterator[UpstreamPcs]:
             parts = urlsplit(self.path)
             upstream.asked.append(self.path)
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-            status, body, headers = upstream.status, b"", {}
+            status, body = upstream.status, b""
+            headers: dict[str, str] = {}
             if status == 200:
                 try:
                     body, headers = upstream.answer(parts.path, query, sent)
@@ -129,6 +130,3 @@ def serving(intel: FakeIntel) -> Iterator[UpstreamPcs]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-__all__ = ["LEVELS", "UpstreamPcs", "serving"]
