@@ -109,7 +109,7 @@ class Routes:
         return JSONResponse({"policies": rows})
 
     async def jwks(self, _: Request) -> Response:
-        return JSONResponse({"keys": [self._attestation.jwk]}, headers={"cache-control": "max-age=300"})
+        return JSONResponse({"keys": self._attestation.jwks}, headers={"cache-control": "max-age=300"})
 
     async def healthz(self, _: Request) -> Response:
         return Response("ok\n", media_type="text/plain")

@@ -56,15 +56,19 @@ class Basis:
 
 @dataclass(frozen=True)
 class Signer:
-    """What tokens are signed with (P-384), and their life in seconds."""
+    """What tokens are signed with (P-384), and their life in seconds.
+
+    ``others`` are published too: the keys before and after this one, while it is being changed.
+    """
 
     key: ec.EllipticCurvePrivateKey
     token_seconds: int = 300
+    others: tuple[ec.EllipticCurvePrivateKey, ...] = ()
 
     @functools.cached_property
-    def jwk(self) -> dict[str, str]:
-        """The public key that tokens are verified with."""
-        return ear.public_jwk(self.key.public_key())
+    def jwks(self) -> list[dict[str, str]]:
+        """The public keys that tokens are verified with; the first is that of :attr:`key`."""
+        return [ear.public_jwk(key.public_key()) for key in (self.key, *self.others)]
 
 
 class Attestation:
@@ -96,23 +100,24 @@ class Attestation:
         return self._clock()
 
     @property
-    def jwk(self) -> dict[str, str]:
-        """The public key that tokens are verified with."""
-        return self._signer.jwk
+    def jwks(self) -> list[dict[str, str]]:
+        """The public keys that tokens are verified with."""
+        return self._signer.jwks
 
     def attest(self, evidence: Evidence) -> Result:
-        """Judge. The nonce is used up whatever comes of it.
+        """Judge. The nonce is used up whatever comes of it, unless the quote cannot be read.
 
         Raises:
             Refusal: 409 for the nonce, 400 for what is no quote, 502 where there is no collateral.
         """
         policy = self._policy(evidence.policy)
+        wanted = self._wanted(evidence.quote)
         try:
             self.nonces.take(evidence.nonce)
         except NonceRefused as refused:
             raise Refusal(Status.CONFLICT, str(refused)) from None
         now = int(self._clock())
-        verification = self._verifier(evidence.quote, now).verify(evidence.quote, now=now)
+        verification = self._verifier(wanted, now).verify(evidence.quote, now=now)
         boot = _boot(evidence, verification) if policy.needs_log else None
         appraisal = appraise(verification, policy, report_data=evidence.report_data, boot=boot)
         logs = judge_logs(evidence, verification.quote)
@@ -147,13 +152,15 @@ class Attestation:
         if logs.fault:
             submodule["ear.status"] = ear.Tier.CONTRAINDICATED.name.lower()
             submodule["ear.trustworthiness-vector"]["executables"] = ear.UNRECOGNIZED_RUNTIME
-        return ear.sign(body, self._signer.key, kid=self._signer.jwk["kid"])
+        return ear.sign(body, self._signer.key, kid=self._signer.jwks[0]["kid"])
 
-    def _verifier(self, quote: bytes, now: int) -> Verifier:
+    def _wanted(self, quote: bytes) -> Wanted:
         try:
-            wanted = wanted_for(quote, self._basis.evaluation)
+            return wanted_for(quote, self._basis.evaluation)
         except (WireError, CollateralError) as error:
             raise Refusal(Status.INVALID_REQUEST, f"quote: {error}") from None
+
+    def _verifier(self, wanted: Wanted, now: int) -> Verifier:
         with self._lock:
             kept = self._verifiers.get(wanted.key)
         if kept is not None and 0 <= now - kept[0] < _KEPT_SECONDS:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -125,13 +125,21 @@ class Nonces:
         lifetime: seconds.
         clock: Unix seconds.
         booted: when this machine started, by that clock.
+        others: keys of replicas that have the key before or after this one: their nonces are taken too.
     """
 
     def __init__(
-        self, key: bytes, lifetime: int, used: UsedNonces, clock: Callable[[], float], *, booted: float = 0.0
+        self,
+        key: bytes,
+        lifetime: int,
+        used: UsedNonces,
+        clock: Callable[[], float],
+        *,
+        booted: float = 0.0,
+        others: Sequence[bytes] = (),
     ) -> None:
         self._booted = booted
-        self._key = key
+        self._keys = (key, *others)
         self.lifetime = lifetime
         self._used = used
         self._clock = clock
@@ -140,7 +148,7 @@ class Nonces:
         """A nonce (40 bytes) and when it ends."""
         ends = int(self._clock()) + self.lifetime
         body = secrets.token_bytes(16) + ends.to_bytes(8, "big")
-        return body + self._tag(body), ends
+        return body + _tag(self._keys[0], body), ends
 
     def take(self, nonce: bytes) -> None:
         """Use a nonce up.
@@ -149,7 +157,7 @@ class Nonces:
             NonceRefused: it is not ours, over, or used.
             SystemFault: the store cannot be asked.
         """
-        if len(nonce) != SIZE or not hmac.compare_digest(self._tag(nonce[:24]), nonce[24:]):
+        if len(nonce) != SIZE or not any(hmac.compare_digest(_tag(k, nonce[:24]), nonce[24:]) for k in self._keys):
             raise NonceRefused("The nonce is not one of this verifier's.")
         ends = int.from_bytes(nonce[16:24], "big")
         if self._clock() > ends or ends - self.lifetime < self._booted:
@@ -157,5 +165,6 @@ class Nonces:
         if not self._used.use(nonce, ends):
             raise NonceRefused("The nonce was used before.")
 
-    def _tag(self, body: bytes) -> bytes:
-        return hmac.digest(self._key, b"tdxstack verifier nonce" + body, "sha256")[:16]
+
+def _tag(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, b"tdxstack verifier nonce" + body, "sha256")[:16]

@@ -53,6 +53,10 @@ class Settings:
         default_factory=list, metadata={"help": "further policies that a request may ask for, each as NAME=FILE"}
     )
     token_key: str = setting("token.key", "PEM file of the P-384 key that signs tokens; replicas share it")
+    other_token_keys: list[str] = field(
+        default_factory=list,
+        metadata={"help": "PEM files of the keys before and after token_key while it is changed: published with it"},
+    )
     token_seconds: int = setting(300, "life of a token")
     nonce_seconds: int = setting(120, "life of a challenge")
     database: str = setting("sqlite:///verifier.db", "where used challenges are kept; replicas share it")
@@ -85,6 +89,7 @@ class Settings:
             root if root == "intel" or root.startswith(PREFIX) else str(folder / root)
             for root in settings.trust_roots
         ]
+        changed["other_token_keys"] = [str(folder / name) for name in settings.other_token_keys]
         changed["policies"] = [_absolute_policy(entry, folder) for entry in settings.policies]
         if settings.database.startswith("sqlite:///"):
             changed["database"] = "sqlite:///" + str(folder / settings.database.removeprefix("sqlite:///"))
@@ -140,16 +145,21 @@ def open_service(
     basis = Basis(_policies(settings), _roots(settings), EvaluationSet(settings.evaluation))
     if source is None:
         source = _source(settings)
-    scalar = key.private_numbers().private_value.to_bytes(48, "big")
+    others = tuple(ear.load_key(_read(file)) for file in settings.other_token_keys)
     used = UsedNonces(settings.database)
     booted = clock() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    nonces = Nonces(
-        hmac.digest(scalar, b"tdxstack verifier nonces", "sha256"), settings.nonce_seconds, used, clock, booted=booted
-    )
-    signer = Signer(key, settings.token_seconds)
+    other_nonces = [_nonce_key(other) for other in others]
+    nonces = Nonces(_nonce_key(key), settings.nonce_seconds, used, clock, booted=booted, others=other_nonces)
+    signer = Signer(key, settings.token_seconds, others)
     attestation = Attestation(source, cache, nonces, basis, signer, clock=clock)
     limit = RateLimit(settings.requests_per_second, settings.burst)
     return Service(create_app(attestation, used, limit), attestation, used, source)
+
+
+def _nonce_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The key of challenges, which all replicas with this token key derive."""
+    scalar = key.private_numbers().private_value.to_bytes(48, "big")
+    return hmac.digest(scalar, b"tdxstack verifier nonces", "sha256")
 
 
 def _policies(settings: Settings) -> dict[str, Policy]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tdxstack.errors import EvidenceRejected, StateError, SystemFault, UsageErro
 from tdxstack.pcs.cache import Cache
 from tdxstack.platform.software.platform import SoftwarePlatform
 from tdxstack.platform.software.td import TrustDomain
+from tdxstack.services.settings_file import write_settings
 from tdxstack.services.verifier.nonces import UsedNonces
 from tdxstack.services.verifier.openapi import document
 from tdxstack.services.verifier.settings import Settings, initialise, open_service
@@ -56,6 +58,28 @@ def test_joserfc_verifies_the_token(client: Client, platform: SoftwarePlatform, 
     token = jwt.decode(answer["token"], keys, algorithms=["ES384"])
     assert token.claims["eat_nonce"] == nonce
     assert token.claims["submods"]["cpu0"]["ear.appraisal-policy-id"] == answer["policy"]
+
+
+def test_the_token_key_is_changed_without_a_gap(platform: SoftwarePlatform, td: TrustDomain, tmp_path: Path) -> None:
+    """Two replicas, one with the old key and one with the new one: challenges and tokens of either hold with both."""
+    both = Settings(pccs="platform:lab", trust_roots=["platform:lab"], database=f"sqlite:///{tmp_path}/used.db")
+    old, new = (initialise(tmp_path / name, both)["settings"] for name in ("old", "new"))
+    clients = []
+    for path, other in ((old, new), (new, old)):
+        settings = Settings.load(path)
+        settings = dataclasses.replace(settings, other_token_keys=[str(other.with_name("token.key"))])
+        path.write_text(write_settings(settings))
+        clients.append(Client(open_service(Settings.load(path), Cache(tmp_path / "cache"))))
+    sets = [client.call("GET", "/.well-known/jwks.json").json() for client in clients]
+    assert sets[0]["keys"] == sets[1]["keys"][::-1]
+    for asked, judge in (clients, clients[::-1]):
+        body = evidence(platform, td, asked.nonce())
+        token = judge.post("/v1/attest", body).json()["token"]
+        for keys in sets:
+            assert jwt.decode(token, KeySet.import_key_set(keys), algorithms=["ES384"]).claims["eat_nonce"]
+        assert asked.post("/v1/attest", body).status_code == 409
+    for client in clients:
+        client.service.close()
 
 
 def test_the_policy_is_the_requests_choice(client: Client, platform: SoftwarePlatform, td: TrustDomain) -> None:

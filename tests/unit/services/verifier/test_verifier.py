@@ -125,6 +125,15 @@ def test_evidence_for_another_challenge_is_not_accepted(
     assert claims["submods"]["cpu0"]["ear.status"] == "contraindicated"
 
 
+def test_a_quote_that_cannot_be_read_uses_no_nonce(
+    client: Client, platform: SoftwarePlatform, td: TrustDomain
+) -> None:
+    body = evidence(platform, td, client.nonce())
+    for wrong in ({"quote": "AAAA"}, {"policy": "none-of-that-name"}, {"event_log": "AAAA"}):
+        assert client.post("/v1/attest", body | wrong).status_code == 400
+    assert client.post("/v1/attest", body).status_code == 200
+
+
 def test_nonces_of_others(client: Client, platform: SoftwarePlatform, td: TrustDomain) -> None:
     own = decode(client.nonce())
     for wrong in (
