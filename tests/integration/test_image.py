@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.conftest import Tdxctl
 from tdxstack.image import BootLayout, BuildOptions, Image, build_image
 from tdxstack.image.firmware import default_firmware
 from tdxstack.image.mkosi_config import render
@@ -25,13 +26,21 @@ pytestmark = [pytest.mark.integration, pytest.mark.network]
 BOOT_SECONDS = 240
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _in_the_tests_home(tdxctl: Tdxctl) -> Iterator[None]:
+    """What is built and downloaded here goes where the other tests look, and not into the home of who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TDXSTACK_HOME", str(tdxctl.home))
+        yield
+
+
 @pytest.fixture(scope="module")
-def image() -> Image:
+def image(_in_the_tests_home: None) -> Image:
     return build_image(progress=print)
 
 
 @pytest.fixture(scope="module")
-def firmware() -> Path:
+def firmware(_in_the_tests_home: None) -> Path:
     return default_firmware(print).path
 
 

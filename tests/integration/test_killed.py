@@ -307,7 +307,7 @@ def test_a_wrong_image(define: Define, tmp_path: Path, content: bytes, reason: s
     assert str(image) in str(caught.value)
     assert caught.value.hint
     record = lifecycle.status("demo")
-    assert record.state is State.FAILED
+    assert record.state is State.DEFINED
     assert not record.place.overlay.exists()
     gone(record)
 

@@ -145,8 +145,33 @@ def test_a_port_in_use(define: Define) -> None:
             lifecycle.start("demo")
     assert "ss -lntup" in (caught.value.hint or "")
     record = lifecycle.status("demo")
-    assert record.state is State.FAILED
+    assert record.state is State.DEFINED, "what was refused was never started"
+    assert "is in use" in (record.reason or "")
     gone(record)
+    started = lifecycle.start("demo")
+    assert (started.state, started.reason) == (State.RUNNING, None)
+
+
+def test_a_refused_start_leaves_a_saved_td_saved(define: Define) -> None:
+    """What it was saved with is still there; without it, it is a stopped one."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        define(type=VmType.EFI, ssh_port=listener.getsockname()[1])
+    lifecycle.start("demo")
+    lifecycle.suspend("demo")
+    port = changes.save("demo").spec.ssh_port
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        with pytest.raises(RemoteError, match="is in use"):
+            lifecycle.start("demo")
+        assert lifecycle.status("demo").state is State.SAVED
+        assert saved.saved_state("demo").exists()
+        with pytest.raises(RemoteError, match="is in use"):
+            lifecycle.start("demo", discard_saved=True)
+        assert lifecycle.status("demo").state is State.STOPPED
+        assert not saved.saved_state("demo").exists()
     assert lifecycle.start("demo").state is State.RUNNING
 
 
@@ -157,10 +182,12 @@ def test_files_that_are_missing_or_wrong(define: Define, tiny_guest: TinyGuest, 
     kernel.unlink()
     with pytest.raises(RemoteError, match=f"kernel {kernel}: No such file"):
         lifecycle.start("demo")
-    assert lifecycle.status("demo").state is State.FAILED
+    assert lifecycle.status("demo").state is State.DEFINED
     kernel.write_bytes(b"")
-    with pytest.raises(RemoteError, match="QEMU ended with status 1"):
+    with pytest.raises(RemoteError, match="QEMU ended with status 1") as caught:
         lifecycle.start("demo")
+    assert "tdxctl td logs demo --qemu" in (caught.value.hint or "")
+    assert lifecycle.status("demo").state is State.FAILED
     gone(lifecycle.status("demo"))
     firmware = tmp_path / "OVMF.fd"
     firmware.write_bytes(bytes(4 << 20))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import output
@@ -11,6 +11,7 @@ from tdxstack.errors import ExitCode, SystemFault
 
 if TYPE_CHECKING:
     from tdxstack.vm.record import TdRecord
+    from tdxstack.vm.spec import TdSpec
 
 
 def add_changing(parser: argparse.ArgumentParser, dry_run: str = "say what would be done and do nothing") -> None:
@@ -22,6 +23,17 @@ def add_changing(parser: argparse.ArgumentParser, dry_run: str = "say what would
 def told(args: argparse.Namespace, record: TdRecord, human: Callable[[], str]) -> ExitCode:
     """Tell how a TD stands after a change: its document, or ``human()``."""
     output.emit(args, document(record), human)
+    return ExitCode.DONE
+
+
+def specification(args: argparse.Namespace, spec: TdSpec, pending: Mapping[str, Any]) -> ExitCode:
+    """Tell which settings a TD would have; ``pending`` are those whose files would be downloaded first."""
+    from tdxstack.vm.spec_file import dumps_settings
+
+    settings = {**spec.to_mapping(), **pending}
+    for name, value in pending.items():
+        output.say(f"would download the {name} {value}")
+    output.emit(args, output.document("td-spec", settings), lambda: dumps_settings(settings))
     return ExitCode.DONE
 
 

@@ -127,9 +127,9 @@ def named_firmware(name: str, progress: Progress = lambda _: None) -> FirmwareFi
         return _download(source, folder, progress)
 
 
-def cached_firmware() -> FirmwareFile | None:
-    """The default firmware if it has been downloaded already."""
-    return _cached(SOURCES[DEFAULT], paths.cache() / "firmware")
+def cached_firmware(name: str = DEFAULT) -> FirmwareFile | None:
+    """A firmware of :data:`SOURCES` if it has been downloaded already."""
+    return _cached(SOURCES[name], paths.cache() / "firmware")
 
 
 def _cached(source: Source, folder: Path) -> FirmwareFile | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
 from tdxstack.errors import PlatformMissing, SystemFault, UsageError
+from tdxstack.platform.linux_vsock import cid_is_free
 from tdxstack.system import paths
 from tdxstack.system.files import locked
 from tdxstack.vm import record as records
@@ -95,9 +96,16 @@ def fill(record: TdRecord, run: Run, *, preview: bool = False) -> Run:
             forwards.append(str(PortForward(one.protocol, host, one.guest)))
         run = replace(run, ssh_port=ssh_port, ports=tuple(forwards))
     if spec.vsock or spec.quote.startswith("vsock"):
-        cids = set() if preview and spec.vsock_cid else {other.run.vsock_cid for other in others}
-        run = replace(run, vsock_cid=_cid(spec, cids))
+        if preview and spec.vsock_cid:
+            return replace(run, vsock_cid=spec.vsock_cid)
+        cids = {other.run.vsock_cid for other in others}
+        run = replace(run, vsock_cid=_cid(spec, cids, cid_is_free if site.key == "" else _unasked))
     return run
+
+
+def _unasked(_cid: int) -> bool:
+    """Of another host's CIDs only those of our TDs are known."""
+    return True
 
 
 def _others(name: str) -> Iterator[TdRecord]:
@@ -146,21 +154,21 @@ def _free_port(protocol: Literal["tcp", "udp"], taken: set[int], free: PortIsFre
     raise SystemFault(f"no free port from {FIRST_PORT} to {LAST_PORT}", hint="stop a TD: tdxctl td list")
 
 
-def _cid(spec: TdSpec, taken: set[int | None]) -> int:
+def _cid(spec: TdSpec, taken: set[int | None], free: Callable[[int], bool]) -> int:
     if spec.vsock_cid:
-        if spec.vsock_cid in taken:
+        if spec.vsock_cid in taken or not free(spec.vsock_cid):
             raise SystemFault(
                 f"TD {spec.name}: vsock CID {spec.vsock_cid} is in use", hint="set vsock_cid = 0 to have one chosen"
             )
         return spec.vsock_cid
-    return free_cid(taken)
+    return free_cid(taken, free)
 
 
-def free_cid(taken: set[int | None] | None = None) -> int:
-    """The lowest vsock CID that no TD of this home has."""
+def free_cid(taken: set[int | None] | None = None, free: Callable[[int], bool] = cid_is_free) -> int:
+    """The lowest vsock CID that no TD of this home has, and as the kernel says no other machine of this host."""
     if taken is None:
         taken = {other.run.vsock_cid for other in _others("") if other.state in ACTIVE}
     cid = FIRST_CID
-    while cid in taken:
+    while cid in taken or not free(cid):
         cid += 1
     return cid

@@ -7,6 +7,7 @@ The server is in ``vm.control_server``.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -31,12 +32,16 @@ class RemoteError(TdxStackError):
         self.exit_code = exit_code
 
 
-def error_document(error: TdxStackError) -> dict[str, Any]:
-    """An error as it goes over a socket or a pipe."""
+#: What hints of parts that do not know which TD they serve have in place of its name.
+PLACEHOLDER = re.compile(r"(?<![-\w])NAME(?![-\w])")
+
+
+def error_document(error: TdxStackError, name: str) -> dict[str, Any]:
+    """An error of the TD ``name`` as it goes over a socket or a pipe."""
     return {
         "type": getattr(error, "kind", type(error).__name__),
         "message": error.message,
-        "hint": error.hint,
+        "hint": error.hint and PLACEHOLDER.sub(name, error.hint),
         "exit_code": int(error.exit_code),
     }
 

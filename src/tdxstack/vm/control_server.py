@@ -19,9 +19,10 @@ Method = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
 
 class ControlServer:
-    """Answers requests with ``methods``, each connection on its own, until closed."""
+    """Answers requests about the TD ``name`` with ``methods``, each connection on its own, until closed."""
 
-    def __init__(self, path: Path, methods: Mapping[str, Method]) -> None:
+    def __init__(self, name: str, path: Path, methods: Mapping[str, Method]) -> None:
+        self._name = name
         self._path = path
         self._methods = methods
         self._server: asyncio.Server | None = None
@@ -72,7 +73,7 @@ class ControlServer:
                 raise UsageError(f"no method {request['method']!r}", hint=f"one of {', '.join(self._methods)}")
             return {"result": await method(request.get("params") or {})}
         except TdxStackError as error:
-            return {"error": error_document(error)}
+            return {"error": error_document(error, self._name)}
         except (ValueError, KeyError, TypeError) as error:
             fault = SystemFault(f"not a request: {type(error).__name__}: {error}")
-            return {"error": error_document(fault)}
+            return {"error": error_document(fault, self._name)}

@@ -139,10 +139,12 @@ def _launch(record: TdRecord, discard_saved: bool) -> tuple[int, IO[bytes]]:
     try:
         record = records.load(record.name)
         require(record.name, "start", record.state, STARTABLE)
+        before = record.state
         if discard_saved:
             saved_state(record.name).discard()
+            before = State.STOPPED if before is State.SAVED else before
         records.save(record.moved(State.STARTING))
-        pid, reading = _spawn_supervisor(record, lock)
+        pid, reading = _spawn_supervisor(record, lock, f"--before={before}")
         return pid, os.fdopen(reading, "rb")
     finally:
         os.close(lock)

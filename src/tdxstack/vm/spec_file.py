@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,24 @@ def parse(text: str, origin: str) -> dict[str, Any]:
         raise UsageError(f"{origin} is not TOML: {error}", hint="see docs/reference/td.md for an example") from None
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a TOML file with its relative paths made absolute from the file's directory."""
+def read_settings(path: Path, named: Collection[str] = ()) -> dict[str, Any]:
+    """The settings of a TOML file with its relative paths made absolute from the file's directory.
+
+    A setting of ``named`` stays as it is where it holds no path but a name, and no file beside the TOML file has it.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}", hint="give --spec an existing TOML file") from None
-    values = parse(text, str(path))
-    named = {"name": path.stem, **values}
-    return TdSpec.from_mapping(named, base=path.absolute().parent).to_mapping() | {"name": named["name"]}
+    base = path.absolute().parent
+    values = {"name": path.stem, **parse(text, str(path))}
+    kept = {name: values[name] for name in named if is_bare_name(values.get(name), base)}
+    return TdSpec.from_mapping(values, base=base).to_mapping() | {"name": values["name"], **kept}
+
+
+def is_bare_name(value: object, base: Path) -> bool:
+    """Whether a setting holds a name, which is no path and of no file in ``base``."""
+    return isinstance(value, str) and bool(value) and "/" not in value and not (base / value).is_file()
 
 
 def read(path: Path) -> TdSpec:
@@ -47,7 +57,12 @@ def read(path: Path) -> TdSpec:
 
 def dumps(spec: TdSpec) -> str:
     """TOML text of every setting that differs from its default."""
-    return "".join(f"{name} = {_literal(value)}\n" for name, value in spec.to_mapping().items())
+    return dumps_settings(spec.to_mapping())
+
+
+def dumps_settings(values: Mapping[str, Any]) -> str:
+    """TOML text of settings."""
+    return "".join(f"{name} = {_literal(value)}\n" for name, value in values.items())
 
 
 def write(path: Path, spec: TdSpec) -> None:

@@ -10,6 +10,7 @@
                  failed      stopped       saved
 
 A machine that outlived its supervisor stays in its state when another takes charge of it.
+A start that is refused before it makes a machine goes back to where it came from.
 From failed, stopped and saved a TD starts again; reverting to a snapshot makes a TD at rest a saved one.
 """
 
@@ -40,7 +41,7 @@ STARTABLE = frozenset({State.DEFINED, State.STOPPED, State.SAVED, State.FAILED})
 
 _NEXT: dict[State, frozenset[State]] = {
     State.DEFINED: frozenset({State.STARTING, State.SAVED}),
-    State.STARTING: frozenset({State.RUNNING, State.PAUSED, State.STOPPING, State.STOPPED, State.FAILED}),
+    State.STARTING: frozenset({State.RUNNING, State.PAUSED, State.STOPPING, *STARTABLE}),
     State.RUNNING: frozenset(
         {State.RUNNING, State.STARTING, State.PAUSED, State.STOPPING, State.STOPPED, State.SAVED, State.FAILED}
     ),

@@ -1,8 +1,9 @@
 """The supervisor: one process per TD that owns its QEMU, its platform session, its state and its control socket.
 
-``python -m tdxstack.vm.supervisor NAME --lock FD --report FD``, started detached by ``vm.lifecycle.start``. It holds
-the TD's lock as long as it lives; children die with it. What happens on the way up goes through the report pipe, one
-JSON document per line: ``{"step": text}``, then ``{"started": record}`` or ``{"failed": error}``.
+``python -m tdxstack.vm.supervisor NAME --lock FD --report FD --before STATE``, started detached by
+``vm.lifecycle.start``. It holds the TD's lock as long as it lives; children die with it. What happens on the way up
+goes through the report pipe, one JSON document per line: ``{"step": text}``, then ``{"started": record}`` or
+``{"failed": error}``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from tdxstack.errors import StateError, SystemFault, TdxStackError
 from tdxstack.system.files import write_atomic
-from tdxstack.vm import allocation, events, keys, plan, restoring, writers
+from tdxstack.vm import advice, allocation, events, keys, plan, restoring, writers
 from tdxstack.vm import record as records
 from tdxstack.vm.agent import AgentConnection
 from tdxstack.vm.control import error_document
@@ -35,7 +36,7 @@ from tdxstack.vm.requests import Requests
 from tdxstack.vm.saved import Saved, discard_unfinished, saved_state
 from tdxstack.vm.session import td_session
 from tdxstack.vm.site import site_of
-from tdxstack.vm.state import ACTIVE, State
+from tdxstack.vm.state import ACTIVE, STARTABLE, State
 
 PORT_ATTEMPTS = 5
 #: Enough for a record and the blocks of a directory.
@@ -46,8 +47,12 @@ HOST_FORWARD_FAULT = "host forwarding rule"
 class Supervisor:
     """Brings one TD up, keeps its state true, and takes it down."""
 
-    def __init__(self, record: TdRecord, report: Reporter, *, adopting: bool = False) -> None:
+    def __init__(
+        self, record: TdRecord, report: Reporter, *, before: State | None = None, adopting: bool = False
+    ) -> None:
         self.record = record
+        #: Where a start goes back to that is refused before a machine is made.
+        self._refused: State | None = before
         self._report = report
         self._machine: Machine | None = None
         self._agent: AgentConnection | None = None
@@ -57,7 +62,7 @@ class Supervisor:
         self._halted = False
         self._adopting = adopting
         self.end_state = State.STOPPED
-        self._control = ControlServer(record.place.control, Requests(self).methods())
+        self._control = ControlServer(record.name, record.place.control, Requests(self).methods())
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -82,11 +87,12 @@ class Supervisor:
             ending = await self._run_machine()
         except asyncio.CancelledError:
             interrupted = SystemFault(f"TD {self.record.name}: the start was interrupted", hint=self._again())
-            await self._end(State.STOPPED, "the start was interrupted", interrupted)
+            kept = saved_state(self.record.name).exists()
+            await self._end(State.SAVED if kept else State.STOPPED, "the start was interrupted", interrupted)
         except (TdxStackError, OSError) as error:
             fault = error if isinstance(error, TdxStackError) else SystemFault(str(error), hint=self._again())
-            fault = writers.explained(self.record, fault)
-            await self._end(State.FAILED, str(fault), fault)
+            fault = advice.advised(writers.explained(self.record, fault))
+            await self._end(self._refused or State.FAILED, str(fault), fault)
         else:
             if ending.left:
                 await self._leave()
@@ -162,6 +168,7 @@ class Supervisor:
                 run = plan.allocated(self.record, run)
                 self.record = replace(self.record, run=run)
                 records.save(self.record)
+            self._refused = None
             self._report.step(f"{dialect.title}, {run.accelerator}, ssh on port {run.ssh_port}")
             try:
                 await self._start_machine(dialect, plan.launch(self.record, run), saved)
@@ -291,9 +298,10 @@ class Supervisor:
 
 
 class Reporter:
-    """The pipe to the process that asked for the start; it may be gone."""
+    """The pipe to the process that asked for the TD's start; it may be gone."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, name: str, descriptor: int) -> None:
+        self._name = name
         self._descriptor: int | None = descriptor
 
     def step(self, text: str) -> None:
@@ -304,7 +312,7 @@ class Reporter:
         self._close()
 
     def failed(self, error: TdxStackError) -> None:
-        self._write({"failed": error_document(error)})
+        self._write({"failed": error_document(error, self._name)})
         self._close()
 
     def _write(self, message: Mapping[str, Any]) -> None:
@@ -324,6 +332,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("name")
     parser.add_argument("--lock", type=int, required=True)
     parser.add_argument("--report", type=int, required=True)
+    parser.add_argument("--before", type=State, choices=STARTABLE)
     parser.add_argument("--adopt", action="store_true")
     arguments = parser.parse_args(argv)
     for descriptor in (arguments.lock, arguments.report):
@@ -331,8 +340,8 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     async def live() -> None:
-        record, report = records.load(arguments.name), Reporter(arguments.report)
-        await Supervisor(record, report, adopting=arguments.adopt).run()
+        record, report = records.load(arguments.name), Reporter(arguments.name, arguments.report)
+        await Supervisor(record, report, before=arguments.before, adopting=arguments.adopt).run()
 
     asyncio.run(live())
     return 0

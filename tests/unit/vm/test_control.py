@@ -36,7 +36,7 @@ def served(tmp_path: Path) -> Iterator[str]:
     place = Place("demo")
     place.make_run_dir()
     loop = asyncio.new_event_loop()
-    server = ControlServer(place.control, {"echo": _echo, "refuse": _refuse, "sleep": _sleep})
+    server = ControlServer("demo", place.control, {"echo": _echo, "refuse": _refuse, "sleep": _sleep})
     loop.run_until_complete(server.open())
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -74,6 +74,11 @@ def test_without_a_supervisor(tmp_path: Path) -> None:
 
 
 def test_an_error_keeps_its_facts_over_two_hops() -> None:
-    once = error_from_document(error_document(PlatformMissing("x", hint="y")))
-    twice = error_from_document(error_document(once))
-    assert (twice.kind, twice.message, twice.hint, twice.exit_code) == ("PlatformMissing", "x", "y", 4)
+    once = error_from_document(error_document(PlatformMissing("x", hint="tdxctl td logs NAME"), "web"))
+    twice = error_from_document(error_document(once, "web"))
+    assert (twice.kind, twice.message, twice.hint, twice.exit_code) == (
+        "PlatformMissing",
+        "x",
+        "tdxctl td logs web",
+        4,
+    )

@@ -122,21 +122,21 @@ def _add_wait(verbs: Any) -> None:
 def run_create(args: argparse.Namespace) -> ExitCode:
     from pathlib import Path
 
-    from tdxstack.cli.commands.td_images import resolve
+    from tdxstack.cli.commands.td_images import NAMED, resolve, take_pending
     from tdxstack.vm import lifecycle, spec_file
     from tdxstack.vm.site import site_of
     from tdxstack.vm.spec import SETTINGS, TdSpec
 
-    values = spec_file.read_settings(Path(args.spec)) if args.spec else {}
+    values = spec_file.read_settings(Path(args.spec), NAMED) if args.spec else {}
     options = {setting.name: getattr(args, f"set_{setting.name}", None) for setting in SETTINGS}
     values |= {name: value for name, value in options.items() if value is not None}
     if args.name:
         values["name"] = args.name
+    pending = take_pending(values) if args.dry_run else {}
     spec = TdSpec.from_mapping(resolve(values)).check()
     if args.dry_run:
         site_of(spec).check(spec)
-        output.emit(args, output.document("td-spec", spec.to_mapping()), lambda: spec_file.dumps(spec))
-        return ExitCode.DONE
+        return td_text.specification(args, spec, pending)
     record = lifecycle.create(spec)
     return td_text.told(args, record, lambda: f"{record.name} defined; next: tdxctl td start {record.name}")
 

@@ -49,18 +49,21 @@ def _add_snapshot(parser: argparse.ArgumentParser) -> None:
 
 
 def run_set(args: argparse.Namespace) -> ExitCode:
-    from tdxstack.vm import changes, spec_file
+    from tdxstack.cli.commands.td_images import resolve, take_pending
+    from tdxstack.vm import changes
     from tdxstack.vm.lifecycle import status
     from tdxstack.vm.spec import SETTINGS, TdSpec
 
     options = {setting.name: getattr(args, f"set_{setting.name}", None) for setting in SETTINGS}
     values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     values |= {name.replace("-", "_"): None for name in args.unset}
+    present = status(args.name).spec
+    pending = take_pending(values) if args.dry_run else {}
+    values = resolve(values, boot=present.boot.value)
     if args.dry_run:
-        merged = {**status(args.name).spec.to_mapping(), **values}
+        merged = {**present.to_mapping(), **values}
         spec = TdSpec.from_mapping({name: value for name, value in merged.items() if value is not None}).check()
-        output.emit(args, output.document("td-spec", spec.to_mapping()), lambda: spec_file.dumps(spec))
-        return ExitCode.DONE
+        return td_text.specification(args, spec, pending)
     return td_text.told(args, changes.change(args.name, values), lambda: f"{args.name} changed")
 
 

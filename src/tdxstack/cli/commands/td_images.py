@@ -6,12 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tdxstack.cli.firmware_names import firmware_path
+from tdxstack.cli.firmware_names import firmware_path, would_be_downloaded
 from tdxstack.errors import UsageError
+from tdxstack.vm.spec_file import is_bare_name
+
+#: Settings that may hold a name in place of a file.
+NAMED = ("image", "firmware")
 
 
-def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with ``image`` and ``firmware`` paths.
+def take_pending(values: dict[str, Any]) -> dict[str, Any]:
+    """Take a firmware that ``resolve`` would download out of ``values``, for a dry run; what was taken."""
+    return {"firmware": values.pop("firmware")} if would_be_downloaded(values.get("firmware")) else {}
+
+
+def resolve(values: Mapping[str, Any], boot: str | None = None) -> dict[str, Any]:
+    """``values`` with ``image`` and ``firmware`` paths; ``boot`` is what a TD has that they are to change.
 
     A firmware's name (``tdxctl firmware fetch``) becomes its file, which is downloaded once. An image's name (no
     ``/`` in it, and no file of that name here) is looked up among the built images: of a recipe's, the newest
@@ -25,13 +34,13 @@ def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(values.get("firmware"), str):
         values = {**values, "firmware": str(firmware_path(values["firmware"]))}
     name = values.get("image")
-    if not isinstance(name, str) or "/" in name or Path(name).exists():
+    if not is_bare_name(name, Path.cwd()):
         return dict(values)
     from tdxstack.image.store import find_image
 
-    image = find_image(name, boot=str(values.get("boot", "direct")))
+    image = find_image(str(name), boot=str(values.get("boot") or boot or "direct"))
     filled = {**values, "image": str(image.disk)}
-    filled.setdefault("boot", image.boot)
+    filled.setdefault("boot", boot or image.boot)
     if image.manifest.get("ima"):
         filled.setdefault("ima", "on")
     if filled["boot"] != "direct" and image.boot == "direct" and "kernel" not in values:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tdxstack.cli import output, td_text
@@ -20,7 +19,6 @@ LOGS = ("console", "qemu", "supervisor", "firmware")
 #: Written by QEMU, so at the TD's site.
 FAR_LOGS = ("console", "firmware")
 FOLLOW_INTERVAL = 0.2
-COPY_TIMEOUT = 3600.0
 AGENT_MARGIN = 10.0
 #: What a shell adds to a signal's number to make an exit status of it.
 SIGNALLED = 128
@@ -44,7 +42,7 @@ def add_verbs(add: AddVerb) -> None:
     copy = add("copy", run_copy, "copy files into a TD or out of it; a path in the TD starts with ':'")
     copy.add_argument("source", metavar="FROM", help="file or directory, e.g. ./report or :/var/log/syslog")
     copy.add_argument("target", metavar="TO", help="where it goes, e.g. :/root/ or ./")
-    td_text.add_changing(copy, "print scp's command line and copy nothing")
+    td_text.add_changing(copy, "print the command line that copies and copy nothing")
 
 
 def run_console(args: argparse.Namespace) -> ExitCode:
@@ -106,22 +104,14 @@ def _running(name: str, operation: str) -> TdRecord:
 
 
 def run_copy(args: argparse.Namespace) -> ExitCode:
-    from tdxstack.system.process import run
-    from tdxstack.vm.keys import HOST, USER, ssh_options, ssh_port
+    from tdxstack.vm.copying import Copy
 
-    inside = [text.startswith(":") for text in (args.source, args.target)]
-    if inside.count(True) != 1:
-        raise UsageError("exactly one of FROM and TO is in the TD", hint="write a path in the TD as :/root/file")
-    record = _running(args.name, "copy")
-    places = [
-        f"{USER}@{HOST}{text}" if text.startswith(":") else str(Path(text)) for text in (args.source, args.target)
-    ]
-    argv = ["scp", "-r", *ssh_options(record), "-P", str(ssh_port(record)), *places]
+    copy = Copy(_running(args.name, "copy"), args.source, args.target)
     if args.dry_run:
-        return td_text.command(args, argv)
-    run(argv, timeout=COPY_TIMEOUT)
+        return td_text.command(args, copy.argv())
+    copy.run()
     if args.json:
-        body = {"td": record.name, "from": args.source, "to": args.target}
+        body = {"td": args.name, "from": args.source, "to": args.target}
         output.emit(args, output.document("td-copied", body), str)
     return ExitCode.DONE
 
