@@ -36,11 +36,11 @@ def compare(old: tuple[TcbInfo, EnclaveIdentity], new: tuple[TcbInfo, EnclaveIde
     for module in old[0].module_identities or ():
         after = next((m for m in new[0].module_identities or () if m.id.upper() == module.id.upper()), None)
         for level in module.levels:
-            then = isv_level(after.levels, level.isv_svn) if after else None
-            changes.append(_isv_change(f"TDX module {module.id} SVN {level.isv_svn}", level, then))
+            subject = f"TDX module {module.id} SVN {level.isv_svn}"
+            changes.append(_isv_change(subject, level, after.levels if after else ()))
     for level in old[1].levels:
         subject = f"quoting enclave {old[1].id} ISVSVN {level.isv_svn}"
-        changes.append(_isv_change(subject, level, isv_level(new[1].levels, level.isv_svn)))
+        changes.append(_isv_change(subject, level, new[1].levels))
     return tuple(changes)
 
 
@@ -65,9 +65,16 @@ def _svns(svns: bytes) -> str:
     return ".".join(str(svn) for svn in svns.rstrip(b"\0")) or "0"
 
 
-def _isv_change(subject: str, old: IsvLevel, new: IsvLevel | None) -> Change:
-    detail = ", ".join(set(new.advisories) - set(old.advisories)) if new else "no level"
-    return Change(subject, old.status, new.status if new else None, detail)
+def _isv_change(subject: str, old: IsvLevel, levels: tuple[IsvLevel, ...]) -> Change:
+    """What becomes of a module or enclave at ``old`` by the new levels (best first; empty: it is unknown there)."""
+    new = isv_level(levels, old.isv_svn)
+    best = next((level for level in levels if level.status is TcbStatus.UP_TO_DATE), None)
+    details = [f"SVN {old.isv_svn} < {best.isv_svn}"] if best and old.isv_svn < best.isv_svn else []
+    if new is None:
+        details.append("no level" if levels else "no identity")
+    else:
+        details += [advisory for advisory in new.advisories if advisory not in old.advisories]
+    return Change(subject, old.status, new.status if new else None, ", ".join(details))
 
 
 def status_by(verification: Verification, info: TcbInfo, identity: EnclaveIdentity) -> TcbStatus | None:

@@ -33,13 +33,13 @@ INTEL = "intel"
 Root = str | bytes | Certificate | x509.Certificate
 
 
-def parse_roots(roots: Iterable[Root]) -> tuple[Certificate, ...]:
+def parse_roots(roots: Root | Iterable[Root]) -> tuple[Certificate, ...]:
     """Trusted roots of PEM, DER or hexadecimal DER certificates, or the word ``intel``. Raises UsageError.
 
     A certificate is trusted as a root only if it is self-issued and signed by its own key.
     """
     certificates: list[Certificate] = []
-    for root in roots:
+    for root in (roots,) if isinstance(roots, Root) else roots:
         if root == INTEL:
             certificates.append(certificate_of(INTEL_ROOT_DER))  # pinned: a test checks that it signs itself
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +17,7 @@ from tdxstack.dcap.status import EXPIRED, STATUS_OF_TCB, QvlStatus, TcbStatus, V
 from tdxstack.dcap.tcb import TcbVerdict
 from tdxstack.errors import WireError
 from tdxstack.wire.quote import Quote
+from tdxstack.wire.sgx_report import SgxReportBody
 
 if TYPE_CHECKING:
     from tdxstack.dcap.verifier import Verifier
@@ -90,10 +91,10 @@ class Judgement(NamedTuple):
 class Verification:
     """The result for one quote at one time (Unix seconds)."""
 
-    raw: bytes
+    raw: bytes = field(repr=False)
     now: int
     judgement: Judgement
-    verifier: Verifier
+    verifier: Verifier = field(repr=False)
 
     @property
     def qvl(self) -> Qvl:
@@ -194,7 +195,7 @@ class Verification:
         """The steps in order, with outcome and detail."""
         named = zip(Qvl._fields[:3], self.qvl[:3], self.judgement.details, strict=True)
         calls = [Step(name, _outcome(status), _detail(status, detail)) for name, status, detail in named]
-        quote = list(_quote_steps(self.outcome))
+        quote = _quote_steps(self.outcome, sgx=self.quote is not None and isinstance(self.quote.body, SgxReportBody))
         return (quote[0], *calls, *quote[1:])
 
     @property
@@ -218,15 +219,16 @@ def _detail(status: QvlStatus, detail: str) -> str:
     return detail if status is QvlStatus.OK else f"{status.value}: {detail}" if detail else status.value
 
 
-def _quote_steps(outcome: QuoteOutcome) -> list[Step]:
+def _quote_steps(outcome: QuoteOutcome, *, sgx: bool) -> list[Step]:
+    """The steps of judging the quote; an SGX quote has no TDX module."""
     steps = []
     order = list(QuoteStep)
     ended = order.index(outcome.step)
     for index, step in enumerate(order):
-        if index < ended:
-            steps.append(Step(step.value, "pass", ""))
-        elif index > ended:
+        if index > ended or (sgx and step is QuoteStep.TDX_MODULE):
             steps.append(Step(step.value, "skip", ""))
+        elif index < ended:
+            steps.append(Step(step.value, "pass", ""))
         elif outcome.verdict is None:
             steps.append(Step(step.value, "fail", _detail(outcome.status, outcome.detail)))
         else:

@@ -44,13 +44,13 @@ class Verifier:
 
     Args:
         collateral: as :meth:`Collateral.from_json` gives it.
-        roots: trusted root certificates, PEM, DER or parsed, or the word ``intel``.
+        roots: trusted root certificates, PEM, DER or parsed, or the word ``intel``; one of them or several.
 
     Raises:
         UsageError: a root is not a root certificate.
     """
 
-    def __init__(self, collateral: Collateral, roots: Iterable[Root] = ("intel",)) -> None:
+    def __init__(self, collateral: Collateral, roots: Root | Iterable[Root] = "intel") -> None:
         self.collateral = collateral
         self.roots = parse_roots(roots)
         self._trusted = frozenset(root.der for root in self.roots)
@@ -60,7 +60,7 @@ class Verifier:
 
     def verify(self, quote: bytes, *, now: int) -> Verification:
         """Judge one quote at ``now`` (Unix seconds). Never raises for what is in the quote or the collateral."""
-        raw = bytes(quote)
+        raw = quote if type(quote) is bytes else memoryview(quote).tobytes()
         judgement, parsed = self.judge(raw, now)
         verification = Verification(raw, now, judgement, self)
         verification.__dict__["quote"] = parsed  # already read: fill the cached property
@@ -74,7 +74,7 @@ class Verifier:
         """
         from tdxstack.dcap.parallel import VerifierPool
 
-        known = [bytes(quote) for quote in quotes]
+        known = [memoryview(quote).tobytes() for quote in quotes]
         with VerifierPool(self, workers, known) as pool:
             return list(pool.verify_known(now=now))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -67,6 +69,37 @@ def test_threads_and_pickle_agree(verifier: Verifier, quote: bytes) -> None:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda raw: again.verify(raw, now=NOW).status, [quote, wrong] * 50))
     assert results == ["UpToDate", "INVALID_QUOTE_SIGNATURE"] * 50
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_quotes_of_any_buffer(verifier: Verifier, quote: bytes, kind: Callable[[bytes], bytes]) -> None:
+    verification = verifier.verify(kind(quote), now=NOW)
+    assert (verification.status, verification.raw) == ("UpToDate", quote)
+    assert pickle.loads(pickle.dumps(verification)).status == "UpToDate"  # noqa: S301
+    assert len(repr(verification)) < 1000
+
+
+@pytest.mark.parametrize("wrong", [5, None, "0400", [4, 0]])
+def test_what_is_no_buffer_is_a_fault_of_the_caller(verifier: Verifier, wrong: Any) -> None:
+    with pytest.raises(TypeError):
+        verifier.verify(wrong, now=NOW)
+    with pytest.raises(TypeError):
+        verifier.verify_many([wrong], now=NOW)
+
+
+def test_a_single_root(collateral: Collateral, quote: bytes) -> None:
+    for root in ("intel", INTEL_ROOT_DER, to_pem(INTEL_ROOT_DER), INTEL_ROOT_DER.hex()):
+        assert Verifier(collateral, root).verify(quote, now=NOW).authentic
+
+
+def test_an_sgx_quote_has_no_tdx_module(vectors: Path) -> None:
+    folder = vectors / "attestation" / "real" / "dcapqvl-sgx-v3"
+    verifier = Verifier(collateral=Collateral.from_json((folder / "collateral.json").read_text()))
+    now = json.loads((folder / "meta.json").read_text())["valid_from"]
+    steps = {step.name: step.outcome for step in verifier.verify((folder / "quote.bin").read_bytes(), now=now).steps}
+    assert steps.pop("tdx_module") == "skip"
+    assert steps.pop("tcb_level") == "warn"
+    assert set(steps.values()) == {"pass"}
 
 
 @pytest.mark.processes

@@ -63,17 +63,11 @@ def run_compare(args: argparse.Namespace) -> ExitCode:
     from tdxstack.dcap.compare import compare, status_by
 
     old, new = _parsed(args.old), _parsed(args.new)
-    if old[0].fmspc != new[0].fmspc:
-        raise CollateralError(
-            "tcb_info",
-            f"OLD is for FMSPC {old[0].fmspc.hex()}, NEW for {new[0].fmspc.hex()}",
-            hint="give collateral of one FMSPC",
-        )
-    changes = [
-        {"subject": change.subject, "old": change.old, "new": change.new, "detail": change.detail or None}
-        for change in compare(old, new)
-        if change.old is not change.new
-    ]
+    kinds = [f"{info.id} with FMSPC {info.fmspc.hex()}" for info, _ in (old, new)]
+    if kinds[0] != kinds[1]:
+        hint = "give collateral of one FMSPC and one TEE"
+        raise CollateralError("tcb_info", f"OLD is for {kinds[0]}, NEW for {kinds[1]}", hint=hint)
+    changes = [change for change in compare(old, new) if change.old is not change.new]
     quotes = []
     for path in args.quote:
         verification = _judged(path, args.old)
@@ -82,16 +76,13 @@ def run_compare(args: argparse.Namespace) -> ExitCode:
         "collateral-comparison",
         {
             "fmspc": old[0].fmspc.hex(),
-            "old": {
-                "tcb_evaluation_number": old[0].evaluation_number,
-                "qe_evaluation_number": old[1].evaluation_number,
-            },
-            "new": {
-                "tcb_evaluation_number": new[0].evaluation_number,
-                "qe_evaluation_number": new[1].evaluation_number,
-            },
-            "changes": changes,
-            "falls_out": [change["subject"] for change in changes if change["old"] == "UpToDate"],
+            "old": _numbers(*old),
+            "new": _numbers(*new),
+            "changes": [
+                {"subject": change.subject, "old": change.old, "new": change.new, "detail": change.detail or None}
+                for change in changes
+            ],
+            "falls_out": [change.subject for change in changes if change.falls_out],
             "quotes": quotes,
         },
     )
@@ -118,7 +109,7 @@ def _parsed(path: str) -> tuple[TcbInfo, EnclaveIdentity]:
 
     collateral, fault = evidence.read_collateral(path)
     if fault:
-        raise fault
+        raise CollateralError(fault.item, f"{path}: {fault.message}", hint=fault.hint)
     try:
         return TcbInfo.from_json(collateral.tcb_info), EnclaveIdentity.from_json(collateral.qe_identity)
     except DocumentFault as wrong:
