@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -87,14 +87,17 @@ class Judgement(NamedTuple):
     fault_offset: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Verification:
     """The result for one quote at one time (Unix seconds)."""
 
-    raw: bytes = field(repr=False)
+    raw: bytes
     now: int
     judgement: Judgement
-    verifier: Verifier = field(repr=False)
+    verifier: Verifier
+
+    def __repr__(self) -> str:
+        return f"Verification(status={self.status!r}, authentic={self.authentic}, now={self.now})"
 
     @property
     def qvl(self) -> Qvl:
