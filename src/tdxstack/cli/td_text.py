@@ -76,6 +76,8 @@ def document(record: TdRecord) -> dict[str, Any]:
 
 
 def table(records: list[TdRecord]) -> str:
+    from tdxstack.vm.settings import write_size
+
     if not records:
         return "no TDs; next: tdxctl td create NAME --kernel FILE --image FILE"
     rows = [("NAME", "STATE", "TYPE", "MEMORY", "VCPUS", "SSH", "SINCE", "REASON")]
@@ -83,7 +85,7 @@ def table(records: list[TdRecord]) -> str:
         spec = record.spec
         live = record.state.value in ("running", "paused", "starting", "stopping")
         ssh = str(record.run.ssh_port or "-") if live else "-"
-        size = spec.to_mapping().get("memory", "2G")
+        size = write_size(spec.memory)
         rows.append(
             (
                 spec.name,
@@ -101,7 +103,20 @@ def table(records: list[TdRecord]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _reached(record: TdRecord) -> list[tuple[str, Any]]:
+    """How a TD that runs is reached."""
+    run = record.run
+    return [
+        ("ssh", run.ssh_port and f"127.0.0.1:{run.ssh_port}"),
+        ("ports", " ".join(run.ports)),
+        ("vsock CID", run.vsock_cid),
+        ("QEMU", run.qemu_pid and f"process {run.qemu_pid}"),
+    ]
+
+
 def described(record: TdRecord) -> str:
+    from tdxstack.vm.state import ACTIVE
+
     run, place = record.run, record.place
     facts: list[tuple[str, Any]] = [
         ("name", record.name),
@@ -112,11 +127,8 @@ def described(record: TdRecord) -> str:
         ("accelerator", run.accelerator),
         ("firmware", run.firmware),
         ("firmware sha256", run.firmware_sha256),
-        ("ssh", run.ssh_port and f"127.0.0.1:{run.ssh_port}"),
-        ("ports", " ".join(run.ports)),
-        ("vsock CID", run.vsock_cid),
+        *(_reached(record) if record.state in ACTIVE else ()),
         ("MAC", run.mac),
-        ("QEMU", run.qemu_pid and f"process {run.qemu_pid}"),
         ("directory", place.directory),
         *((key.replace("_", " "), value) for key, value in record.spec.to_mapping().items() if key != "name"),
     ]

@@ -22,14 +22,14 @@ REBOOT_MODES = ("auto", "acpi", "agent", "force")
 
 def save(name: str) -> TdRecord:
     """Take a TD to disk and end it; its next start goes on from there."""
-    with ControlClient(name) as client:
+    with ControlClient(name, "save") as client:
         client.call("save", timeout=SAVE_TIMEOUT)
     return lifecycle.settled(name)
 
 
 def snapshot_create(name: str, label: str) -> None:
     """Take a running TD and its disk to a snapshot; it goes on afterwards."""
-    with ControlClient(name) as client:
+    with ControlClient(name, "take a snapshot") as client:
         client.call("snapshot", {"label": label}, timeout=SAVE_TIMEOUT)
 
 
@@ -124,7 +124,7 @@ def reboot(
     if mode == "agent":
         lifecycle.call_guest(name, "reboot", timeout=timeout)
         return lifecycle.status(name)
-    with ControlClient(name) as client:
+    with ControlClient(name, "reset") as client:
         client.call("reset", timeout=ANSWER_MARGIN)
     return lifecycle.status(name)
 

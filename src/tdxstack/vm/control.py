@@ -59,13 +59,15 @@ def error_from_document(values: Mapping[str, Any]) -> RemoteError:
 class ControlClient:
     """Talks to the supervisor of one TD; use it as a context manager, or call ``close``.
 
+    ``operation`` is what is wanted of it, as an error tells it.
+
     Raises:
         StateError: the TD has no supervisor now.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, operation: str = "reach it") -> None:
         self._name = name
-        self._socket = _connected(name)
+        self._socket = _connected(name, operation)
         self._stream = self._socket.makefile("rwb")
 
     def __enter__(self) -> ControlClient:
@@ -107,16 +109,15 @@ class ControlClient:
         return SystemFault(f"TD {self._name}: its supervisor ended during {method}", hint="tdxctl td list")
 
 
-def _connected(name: str) -> socket.socket:
+def _connected(name: str, operation: str) -> socket.socket:
     """A connection to the TD's supervisor; one whose machine goes on without any gets another."""
     try:
         return _connect(name)
     except OSError as error:
         record = observe(name)
         if record.state not in ACTIVE:
-            raise StateError(
-                f"TD {name}", "reach it", record.state.value, "running", hint=f"tdxctl td start {name}"
-            ) from None
+            hint = f"tdxctl td {'list' if operation == 'stop' else f'start {name}'}"
+            raise StateError(f"TD {name}", operation, record.state.value, "running", hint=hint) from None
         fault = SystemFault(f"TD {name}: its supervisor does not answer: {error}", hint="tdxctl td list")
     if record.spec.via is not Via.LIBVIRT:
         raise fault

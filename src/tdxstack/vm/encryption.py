@@ -106,7 +106,7 @@ def check_encryption(name: str, *, kernel: Path | None = None) -> EncryptionChec
     """
     record = observe(name)
     up = frozenset({State.RUNNING, State.PAUSED})
-    require(name, "look into its memory", record.state, up, hint=f"tdxctl td start {name}")
+    require(name, "look into its memory", record.state, up)
     require_here(record.spec, "its memory is read through files")
     text = _kernel_text(kernel or kernel_of(record.spec))
     with ControlClient(name) as client:

@@ -243,7 +243,7 @@ def wait_ready(name: str, timeout: float = READY_TIMEOUT) -> dict[str, Any]:
     Raises:
         TdxStackError: it did not within ``timeout`` seconds, or the TD ended before.
     """
-    with ControlClient(name) as client:
+    with ControlClient(name, "wait for its agent") as client:
         answer: dict[str, Any] = client.call("wait_ready", {"timeout": timeout}, timeout=timeout + ANSWER_MARGIN)
         return answer
 
@@ -252,14 +252,14 @@ def call_guest(
     name: str, method: str, params: Mapping[str, Any] | None = None, *, timeout: float = CALL_TIMEOUT
 ) -> Any:
     """The guest agent's answer to ``method``, e.g. ``quote`` with ``report_data``."""
-    with ControlClient(name) as client:
+    with ControlClient(name, f"ask its agent for {method}") as client:
         request = {"method": method, "params": dict(params or {}), "timeout": timeout}
         return client.call("guest", request, timeout=timeout + ANSWER_MARGIN)
 
 
 def registers(name: str) -> dict[str, str]:
     """``mrtd`` and ``rtmr0`` .. ``rtmr3`` in hex, as far as the platform can tell from outside."""
-    with ControlClient(name) as client:
+    with ControlClient(name, "read its registers") as client:
         answer: dict[str, str] = client.call("registers")
         return answer
 
@@ -274,7 +274,7 @@ def stop(name: str, mode: str = "auto", *, timeout: float = STOP_TIMEOUT) -> TdR
     """
     if mode not in STOP_MODES:
         raise UsageError(f"{mode!r} is no way to stop a TD", hint=f"one of {', '.join(STOP_MODES)}")
-    with ControlClient(name) as client:
+    with ControlClient(name, "stop") as client:
         client.call("stop", {"mode": mode, "timeout": timeout}, timeout=timeout + ANSWER_MARGIN)
     return settled(name)
 
@@ -284,14 +284,14 @@ STOP_MODES = ("auto", "acpi", "agent", "force")
 
 def suspend(name: str) -> TdRecord:
     """Halt the TD's CPUs."""
-    with ControlClient(name) as client:
+    with ControlClient(name, "suspend") as client:
         client.call("suspend")
     return status(name)
 
 
 def resume(name: str) -> TdRecord:
     """Let the TD's CPUs run again."""
-    with ControlClient(name) as client:
+    with ControlClient(name, "resume") as client:
         client.call("resume")
     return status(name)
 
@@ -304,19 +304,17 @@ def exclusively(name: str, operation: str, states: frozenset[State]) -> Iterator
         StateError: it is in none of ``states``.
     """
     record = records.observe(name)
-    require(name, operation, record.state, states, hint=_stop_hint(record))
+    require(name, operation, record.state, states, hint=_saved_hint(record))
     lock = _lock(record)
     try:
         record = records.load(name)
-        require(name, operation, record.state, states, hint=_stop_hint(record))
+        require(name, operation, record.state, states, hint=_saved_hint(record))
         yield record
     finally:
         os.close(lock)
 
 
-def _stop_hint(record: TdRecord) -> str | None:
-    if record.state in ACTIVE:
-        return f"tdxctl td stop {record.name}"
+def _saved_hint(record: TdRecord) -> str | None:
     return f"tdxctl td start {record.name} --discard-saved" if record.state is State.SAVED else None
 
 
@@ -349,7 +347,7 @@ def delete(name: str, *, force: bool = False, forget: bool = False) -> None:
         record = None
     if record is not None and record.state in ACTIVE:
         if not force:
-            require(name, "delete", record.state, STARTABLE, hint=f"tdxctl td stop {name}")
+            require(name, "delete", record.state, STARTABLE)
         with contextlib.suppress(TdxStackError):
             stop(name, "force")
     lock = _patiently(place.lock, f"tdxctl td stop {name} --mode force")

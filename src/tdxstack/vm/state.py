@@ -59,7 +59,22 @@ def allowed(present: State, wanted: State) -> bool:
 
 
 def require(name: str, operation: str, present: State, needed: frozenset[State], hint: str | None = None) -> None:
-    """Raise StateError unless ``present`` is one of ``needed``."""
+    """Raise StateError unless ``present`` is one of ``needed``; without a ``hint`` it says how to come there."""
     if present not in needed:
         words = " or ".join(sorted(state.value for state in needed))
-        raise StateError(f"TD {name}", operation, present.value, words, hint=hint)
+        raise StateError(f"TD {name}", operation, present.value, words, hint=hint or _way(name, present, needed))
+
+
+def _way(name: str, present: State, needed: frozenset[State]) -> str:
+    """The command that brings a TD from ``present`` to one of ``needed``, or tells more of it."""
+    if present is State.PAUSED and State.RUNNING in needed:
+        verb = "resume"
+    elif present is State.RUNNING and needed == {State.PAUSED}:
+        verb = "suspend"
+    elif present in ACTIVE and not needed & ACTIVE:
+        verb = "stop"
+    elif present in STARTABLE and needed & ACTIVE:
+        verb = "start"
+    else:
+        verb = "show"
+    return f"tdxctl td {verb} {name}"

@@ -43,9 +43,15 @@ def wait_for(name: str, goal: str, timeout: float) -> TdRecord:
             reason = f": {record.reason}" if record.reason else ""
             raise SystemFault(f"TD {name} is {record.state.value}{reason}", hint=f"tdxctl td logs {name}")
         if time.monotonic() > deadline:
-            raise SystemFault(f"TD {name}: no {goal} within {timeout:g} s", hint=f"tdxctl td logs {name}")
+            raise _late(record, goal, timeout)
         time.sleep(INTERVAL)
         record = _again(record)
+
+
+def _late(record: TdRecord, goal: str, timeout: float) -> SystemFault:
+    name, state = record.name, record.state.value
+    verb = "resume" if record.state is State.PAUSED and goal in ("ssh", State.RUNNING) else "logs"
+    return SystemFault(f"TD {name}: no {goal} within {timeout:g} s: it is {state}", hint=f"tdxctl td {verb} {name}")
 
 
 def _again(record: TdRecord) -> TdRecord:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tdxstack.cli.main import build_parser, main
 from tdxstack.system import paths
-from tdxstack.vm import lifecycle
+from tdxstack.vm import events, lifecycle
+from tdxstack.vm import record as records
+from tdxstack.vm.record import Run
+from tdxstack.vm.state import State
 
 Capture = pytest.CaptureFixture[str]
 #: Verbs that only tell, and those that hand the terminal to a program.
@@ -103,3 +107,53 @@ def test_a_wrong_setting_is_told_at_once(
     assert says in shown.err and "next: " in shown.err
     assert json.loads(shown.out)["schema"] == "tdxstack/error/v1"
     assert lifecycle.list_all() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["set", "a", "--unset", "memry"], "--unset memry: there is no such setting"),
+        (["set", "a", "--unset", "memry", "--dry-run"], "--unset memry: there is no such setting"),
+        (["set", "a", "--unset", "ssh-port", "--ssh-port", "1"], "ssh_port is both set and unset"),
+        (["set", "a"], "which settings?"),
+        (["logs", "a", "--log", "firmware"], "its firmware writes to the serial console"),
+    ],
+)
+def test_a_wrong_word_changes_nothing(words: list[str], says: str, kernel: str, capsys: Capture) -> None:
+    assert main(["td", "create", "a", "--type=efi", "--kernel", kernel]) == 0
+    before = lifecycle.status("a")
+    assert main(["td", *words]) == 2
+    shown = capsys.readouterr()
+    assert says in shown.err and "next: " in shown.err
+    assert lifecycle.status("a") == before
+
+
+@pytest.mark.parametrize("verb", ["stop", "suspend", "resume", "save"])
+def test_a_td_at_rest_is_told_by_the_verb(verb: str, kernel: str, capsys: Capture) -> None:
+    assert main(["td", "create", "a", "--type=efi", "--kernel", kernel]) == 0
+    assert main(["td", verb, "a"]) == 1
+    assert f"TD a: cannot {verb} while defined" in capsys.readouterr().err
+
+
+def test_what_is_told_of_a_td_that_rests(kernel: str, capsys: Capture) -> None:
+    """Ports and processes of its last run are no way to reach it."""
+    main(["td", "create", "a", "--type=efi", "--kernel", kernel])
+    record = lifecycle.status("a")
+    run = Run(mac="52:54:00:00:00:01", ssh_port=10022, qemu_pid=77)
+    records.save(replace(record, state=State.STOPPED, run=run))
+    capsys.readouterr()
+    assert main(["td", "show", "a"]) == 0
+    shown = capsys.readouterr().out
+    assert "52:54:00:00:00:01" in shown
+    assert "10022" not in shown and "77" not in shown.replace(record.since, "")
+
+
+def test_events_as_text(kernel: str, capsys: Capture) -> None:
+    main(["td", "create", "a", "--type=efi", "--kernel", kernel])
+    events.note("a", "SHUTDOWN", {"data": {"guest": True, "reason": "guest-shutdown"}})
+    events.note("a", "state", {"state": "stopped", "reason": None})
+    capsys.readouterr()
+    assert main(["td", "events", "a"]) == 0
+    shutdown, state = capsys.readouterr().out.splitlines()
+    assert shutdown.split()[1:] == ["SHUTDOWN", "guest=true", "reason=guest-shutdown"]
+    assert state.split()[1:] == ["state", "state=stopped"]

@@ -13,7 +13,7 @@ from tdxstack.vm import lifecycle
 from tdxstack.vm import record as records
 from tdxstack.vm.record import KILLED, Place, Run, TdRecord
 from tdxstack.vm.spec import TdSpec, VmType
-from tdxstack.vm.state import ACTIVE, STARTABLE, State, allowed
+from tdxstack.vm.state import ACTIVE, STARTABLE, State, allowed, require
 
 
 @pytest.fixture
@@ -127,3 +127,19 @@ def test_names_are_sorted(spec: TdSpec) -> None:
 def test_the_table_of_steps_is_closed() -> None:
     for one, other in itertools.product(State, State):
         assert allowed(one, other) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("present", "needed", "verb"),
+    [
+        (State.PAUSED, {State.RUNNING}, "resume"),
+        (State.RUNNING, {State.PAUSED}, "suspend"),
+        (State.RUNNING, STARTABLE, "stop"),
+        (State.STOPPED, {State.RUNNING, State.PAUSED}, "start"),
+        (State.STARTING, {State.RUNNING}, "show"),
+    ],
+)
+def test_an_illegal_call_says_the_way(present: State, needed: frozenset[State], verb: str) -> None:
+    with pytest.raises(StateError) as caught:
+        require("demo", "do it", present, frozenset(needed))
+    assert caught.value.hint == f"tdxctl td {verb} demo"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tdxstack.cli import output, td_text
-from tdxstack.errors import ExitCode
+from tdxstack.errors import ExitCode, UsageError
 
 Run = Callable[[argparse.Namespace], ExitCode]
 AddVerb = Callable[..., argparse.ArgumentParser]
@@ -56,7 +56,9 @@ def run_set(args: argparse.Namespace) -> ExitCode:
 
     options = {setting.name: getattr(args, f"set_{setting.name}", None) for setting in SETTINGS}
     values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    values |= {name.replace("-", "_"): None for name in args.unset}
+    values |= _unset(args.unset, values)
+    if not values:
+        raise UsageError("which settings?", hint=f"tdxctl td set {args.name} --memory 4G; tdxctl td set --help")
     present = status(args.name).spec
     pending = take_pending(values) if args.dry_run else {}
     values = resolve(values, boot=present.boot.value)
@@ -65,6 +67,20 @@ def run_set(args: argparse.Namespace) -> ExitCode:
         spec = TdSpec.from_mapping({name: value for name, value in merged.items() if value is not None}).check()
         return td_text.specification(args, spec, pending)
     return td_text.told(args, changes.change(args.name, values), lambda: f"{args.name} changed")
+
+
+def _unset(names: list[str], given: Mapping[str, Any]) -> dict[str, None]:
+    """The settings that are to have their defaults again. Raises UsageError for what is none, or is given too."""
+    from tdxstack.vm.spec import SETTINGS
+
+    known = {setting.name for setting in SETTINGS}
+    unset = [name.replace("-", "_") for name in names]
+    for name in unset:
+        if name not in known:
+            raise UsageError(f"--unset {name}: there is no such setting", hint=f"one of {', '.join(sorted(known))}")
+        if name in given:
+            raise UsageError(f"{name} is both set and unset", hint="leave one of them out")
+    return dict.fromkeys(unset)
 
 
 def run_clone(args: argparse.Namespace) -> ExitCode:
@@ -95,7 +111,6 @@ def run_save(args: argparse.Namespace) -> ExitCode:
 
 
 def run_snapshot(args: argparse.Namespace) -> ExitCode:
-    from tdxstack.errors import UsageError
     from tdxstack.vm import changes
 
     if args.action == "list":
@@ -166,5 +181,10 @@ def _told(line: bytes) -> bytes:
         event = json.loads(line)
     except ValueError:
         return b""
-    facts = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("time", "event") and value)
-    return f"{event['time']}  {event['event']:<16} {facts}\n".encode()
+    facts = {key: value for key, value in event.items() if key not in ("time", "event", "data") and value}
+    words = " ".join(f"{key}={_word(value)}" for key, value in {**facts, **event.get("data", {})}.items())
+    return f"{event['time']}  {event['event']:<16} {words}".rstrip().encode() + b"\n"
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

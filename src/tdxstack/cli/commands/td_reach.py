@@ -51,7 +51,7 @@ def run_console(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm.state import ACTIVE, require
 
     record = status(args.name)
-    require(args.name, "open its console", record.state, ACTIVE, hint=f"tdxctl td start {args.name}")
+    require(args.name, "open its console", record.state, ACTIVE)
     relay(record.place.run_dir / "console.sock")
     return ExitCode.DONE
 
@@ -99,7 +99,7 @@ def _running(name: str, operation: str) -> TdRecord:
     from tdxstack.vm.state import State, require
 
     record = status(name)
-    require(name, operation, record.state, frozenset({State.RUNNING}), hint=f"tdxctl td start {name}")
+    require(name, operation, record.state, frozenset({State.RUNNING}))
     return record
 
 
@@ -119,6 +119,7 @@ def run_copy(args: argparse.Namespace) -> ExitCode:
 def run_logs(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm.lifecycle import status
     from tdxstack.vm.site import is_far
+    from tdxstack.vm.spec import Console
 
     record = status(args.name)
     if is_far(record.spec) and args.log in FAR_LOGS:
@@ -129,6 +130,10 @@ def run_logs(args: argparse.Namespace) -> ExitCode:
         become(site.tail(site.directory(record.name) / f"{args.log}.log", follow=args.follow))
     path = record.place.directory / f"{args.log}.log"
     if not path.exists():
+        if args.log == "firmware" and record.spec.console is Console.SERIAL:
+            raise UsageError(
+                f"TD {args.name}: its firmware writes to the serial console", hint=f"tdxctl td logs {args.name}"
+            )
         raise StateError(
             f"TD {args.name}", f"print {path.name}", record.state.value, "a TD that has run",
             hint=f"tdxctl td start {args.name}",
