@@ -105,15 +105,11 @@ def guest_spec(name: str, vmtype: str, size: VMSpec, boot: BootFiles, options: G
         "type": vmtype,
         "platform": options.get("platform") or _platform(vmtype),
         "image": str(boot.image),
-        "vcpus": size.vcpus,
-        "sockets": max(1, size.sockets),
-        "memory": size.memory_bytes,
+        **size.settings(),
         **_booted(boot, options),
         **_named(options),
         **options.get("settings", {}),
     }
-    if size.threads > 1:
-        raise PlatformMissing(f"guest {name}: {size.threads} threads in a core", hint="write them as cores")
     spec = TdSpec.from_mapping(values).check()
     if spec.firmware is None and spec.type is not VmType.LEGACY:
         spec = TdSpec.from_mapping({**values, "firmware": str(_firmware(spec))}).check()

@@ -161,8 +161,7 @@ class VMGuest:
 
     def update_vmspec(self, vmspec: VMSpec) -> None:
         """Change the size of a machine that is off."""
-        sockets = max(1, vmspec.sockets)
-        self.vmm.update({"vcpus": vmspec.vcpus, "sockets": sockets, "memory": vmspec.memory_bytes})
+        self.vmm.update(vmspec.settings())
 
 
 class VMGuestFactory:

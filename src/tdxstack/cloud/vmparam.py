@@ -66,6 +66,11 @@ class VMSpec:
         kib = self.memsize if self.memsize is not None else self.vcpus * KIB_PER_VCPU
         return kib // KIB_PER_MIB << 20
 
+    def settings(self) -> dict[str, int]:
+        """The size as settings of a ``TdSpec``."""
+        sockets, threads = max(1, self.sockets), max(1, self.threads)
+        return {"vcpus": self.vcpus, "sockets": sockets, "threads": threads, "memory": self.memory_bytes}
+
     def is_numa(self) -> bool:
         """Whether there is more than one socket."""
         return self.sockets > 1

@@ -6,6 +6,7 @@ is wrong; and it writes the value back as something that TOML and JSON can hold.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -110,10 +111,15 @@ def _read_mac(value: object) -> str:
 
 
 def _read_digest(value: object) -> bytes:
-    text = _read_text(value).strip().lower()
-    if not re.fullmatch(r"[0-9a-f]{96}", text):
-        raise ValueError(f"needs 96 hex digits (48 bytes), got {len(text)} characters")
-    return bytes.fromhex(text)
+    """48 bytes in hex, or in base64 as QEMU and libvirt of today take them. 64 hex digits would be base64 too, of
+    other bytes than whoever wrote a SHA-256 digest meant.
+    """
+    text = _read_text(value).strip()
+    if re.fullmatch(r"[0-9a-fA-F]{96}", text):
+        return bytes.fromhex(text)
+    if re.fullmatch(r"[A-Za-z0-9+/]{64}", text) and not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        return base64.b64decode(text)
+    raise ValueError(f"needs 96 hex digits (48 bytes, or base64 of them), got {len(text)} characters")
 
 
 def _read_path(value: object) -> Path:
@@ -137,6 +143,8 @@ def choice(enum: type[Enum]) -> Codec:
     return Codec("|".join(words), read, lambda member: member.value, {"enum": words})
 
 
+#: Hex, or base64 that is not hex.
+DIGEST_PATTERN = "^([0-9a-fA-F]{96}|(?![0-9a-fA-F]{64}$)[A-Za-z0-9+/]{64})$"
 FLAG = Codec("BOOL", _read_flag, bool, {"type": "boolean"})
 INTEGER = Codec("N", _read_integer, int, {"type": "integer"})
 SIZE = Codec("SIZE", read_size, write_size, {"type": ["string", "integer"]})
@@ -144,5 +152,5 @@ TEXT = Codec("TEXT", _read_text, str, {"type": "string"})
 TD_NAME = Codec("NAME", _read_name, str, {"type": "string", "pattern": f"^{NAME.pattern}$", "maxLength": MAX_NAME})
 PATH = Codec("FILE", _read_path, str, {"type": "string"})
 MAC_ADDRESS = Codec("MAC", _read_mac, str, {"type": "string"})
-DIGEST = Codec("HEX96", _read_digest, lambda value: value.hex(), {"type": "string", "pattern": "^[0-9a-fA-F]{96}$"})
+DIGEST = Codec("HEX96", _read_digest, lambda value: value.hex(), {"type": "string", "pattern": DIGEST_PATTERN})
 HEXADECIMAL = Codec("HEX", _read_integer, hex, {"type": ["string", "integer"]})

@@ -108,6 +108,7 @@ class TdSpec:
     )
     vcpus: int = _setting(kind.INTEGER, "virtual CPUs", 1)
     sockets: int = _setting(kind.INTEGER, "CPU sockets; vcpus must divide by it", 1)
+    threads: int = _setting(kind.INTEGER, "threads of a core; vcpus must divide by sockets times threads", 1)
     memory: int = _setting(kind.SIZE, "memory", 2048 * MIB)
     hugepages: int = _setting(kind.SIZE, "size of the huge pages that back the memory (2M, 1G); 0 for none", 0)
     network: str = _setting(NETWORK, "network behind the guest's card", "user")
@@ -135,6 +136,11 @@ class TdSpec:
     connect: str = _setting(kind.TEXT, "libvirt's connection URI, with via=libvirt", SYSTEM_URI)
     autostart: bool = _setting(kind.FLAG, "start with the host (tdxctl td autostart)", False)
     transient: bool = _setting(kind.FLAG, "forget the TD when it stops", False)
+
+    @property
+    def cores(self) -> int:
+        """Cores of a socket."""
+        return self.vcpus // (self.sockets * self.threads)
 
     def check(self) -> TdSpec:
         """Return self if the settings agree with each other.

@@ -33,6 +33,9 @@ def check_size(spec: TdSpec) -> None:
         _refuse(spec, "vcpus", f"{spec.vcpus} is out of range", f"take 1 to {MAX_VCPUS}")
     if spec.sockets < 1 or spec.vcpus % spec.sockets:
         _refuse(spec, "sockets", f"{spec.vcpus} vCPUs do not divide by {spec.sockets} sockets", "change one of them")
+    if spec.threads < 1 or spec.vcpus % (spec.sockets * spec.threads):
+        what = f"{spec.vcpus} vCPUs do not divide by {spec.sockets} sockets times {spec.threads} threads"
+        _refuse(spec, "threads", what, "change one of them")
     if spec.hugepages not in HUGEPAGE_SIZES:
         _refuse(spec, "hugepages", "is not a huge page size", "take 2M, 1G or 0")
     if spec.hugepages and spec.memory % spec.hugepages:

@@ -11,7 +11,7 @@ import pytest
 from tdxstack.cloud.guest_options import GuestOptions, boot_files, guest_spec
 from tdxstack.cloud.vmm import STATES, VMMLibvirt, VMMQemu
 from tdxstack.cloud.vmparam import VM_STATE_SHUTDOWN, KernelCmdline, VMSpec
-from tdxstack.errors import PlatformMissing, UsageError
+from tdxstack.errors import UsageError
 from tdxstack.vm.spec import Console, TdSpec, Via, VmType
 from tdxstack.vm.state import State
 
@@ -94,8 +94,8 @@ def test_what_makes_no_sense(files: Path, options: dict[str, Any], message: str)
 
 
 def test_threads_are_not_ignored(files: Path) -> None:
-    with pytest.raises(PlatformMissing, match="2 threads"):
-        _legacy(files, VMSpec(threads=2, memsize=1 << 20))
+    spec = _legacy(files, VMSpec(sockets=2, cores=3, threads=2, memsize=1 << 20))
+    assert (spec.vcpus, spec.sockets, spec.cores, spec.threads) == (12, 2, 3, 2)
 
 
 def test_every_state_has_a_word() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from pathlib import Path
@@ -67,6 +68,12 @@ def test_every_setting_is_documented_and_in_the_schema() -> None:
     assert all(setting.help for setting in SETTINGS)
 
 
+def test_digests_in_hex_and_in_base64() -> None:
+    digest = bytes(range(48))
+    for text in (digest.hex(), digest.hex().upper(), base64.b64encode(digest).decode()):
+        assert TdSpec.from_mapping({"name": "a", "mrowner": text}).mrowner == digest
+
+
 def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     path = tmp_path / "demo.toml"
     path.write_text('kernel = "boot/vmlinuz"\nmemory = "512M"\n')
@@ -87,6 +94,7 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
         ({"name": "a", "mac": "52:54:00:12:34"}, "is not a MAC"),
         ({"name": "a", "mac": "53:54:00:12:34:56"}, "multicast"),
         ({"name": "a", "mrowner": "00"}, "96 hex digits"),
+        ({"name": "a", "mrowner": "a1" * 32}, "96 hex digits"),
         ({"name": "a", "ports": "80:80"}, "is not a list"),
         ({"name": "a", "ports": ["80"]}, "port to forward"),
         ({"name": "a", "ports": ["80:70000"]}, "up to 65535"),
@@ -112,6 +120,8 @@ def test_bad_values_name_the_setting(values: dict[str, Any], message: str) -> No
         ({"memory": (128 << 20) + 1}, "memory"),
         ({"vcpus": 0}, "out of range"),
         ({"vcpus": 3, "sockets": 2}, "do not divide"),
+        ({"vcpus": 6, "sockets": 2, "threads": 2}, "2 sockets times 2 threads"),
+        ({"threads": 0}, "threads"),
         ({"hugepages": 4096}, "huge page size"),
         ({"hugepages": 1 << 30, "memory": 3 << 29}, "not a multiple"),
         ({"boot": Boot.GRUB}, "takes it from the disk"),

@@ -149,8 +149,8 @@ def _features(domain: ET.Element, spec: TdSpec, dialect: Dialect) -> None:
 def _cpu(domain: ET.Element, spec: TdSpec, launch: Launch) -> None:
     mode = "host-passthrough" if launch.accelerator == "kvm" else "maximum"
     cpu = ET.SubElement(domain, "cpu", mode=mode)
-    cores = spec.vcpus // spec.sockets
-    ET.SubElement(cpu, "topology", sockets=str(spec.sockets), cores=str(cores), threads="1")
+    topology = {"sockets": spec.sockets, "cores": spec.cores, "threads": spec.threads}
+    ET.SubElement(cpu, "topology", {name: str(count) for name, count in topology.items()})
 
 
 def _clock(domain: ET.Element) -> None:

@@ -56,8 +56,7 @@ def _machine(spec: TdSpec, dialect: Dialect, launch: Launch) -> list[str]:
 
 def _processor(spec: TdSpec, dialect: Dialect, launch: Launch) -> list[str]:
     model = dialect.cpu if launch.accelerator == "kvm" else "max"
-    cores = spec.vcpus // spec.sockets
-    smp = option(str(spec.vcpus), {"sockets": spec.sockets, "cores": cores, "threads": 1})
+    smp = option(str(spec.vcpus), {"sockets": spec.sockets, "cores": spec.cores, "threads": spec.threads})
     return ["-cpu", model, "-smp", smp]
 
 

@@ -42,7 +42,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
             "ports": (PortForward("udp", 5353, 53),),
         },
     ),
-    "upstream": ("upstream", {"mrconfigid": DIGEST, "network": "bridge:virbr0", "vcpus": 4, "sockets": 2}, {}),
+    "upstream": (
+        "upstream",
+        {"mrconfigid": DIGEST, "network": "bridge:virbr0", "vcpus": 8, "sockets": 2, "threads": 2},
+        {},
+    ),
     "upstream-grub-hvc": ("upstream", {**GRUB, "console": Console.HVC, "quote": "unix:/q&s"}, {"vsock_cid": 9}),
     "tdx15": ("tdx15", {"mrowner": DIGEST, "debug": True, "quote": "tdvmcall"}, {}),
     "canonical": ("canonical", {"quote": "vsock:2:4051", "network": "none"}, {}),

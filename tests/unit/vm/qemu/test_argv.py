@@ -40,7 +40,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "software-hvc-ports": (
         "software",
-        {"console": Console.HVC, "vcpus": 4, "sockets": 2},
+        {"console": Console.HVC, "vcpus": 8, "sockets": 2, "threads": 2},
         {"ports": (PortForward("udp", 5353, 53),), "vsock_cid": 7},
     ),
     "software-ima": ("software", {"ima": Ima.CRITICAL_DATA}, {}),
