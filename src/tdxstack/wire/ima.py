@@ -29,8 +29,14 @@ _TEMPLATES = {
     "ima-modsig": ("d-ng", "n-ng", "sig", "d-modsig", "modsig"),
     "ima-ngv2": ("d-ngv2", "n-ng"),
     "ima-sigv2": ("d-ngv2", "n-ng", "sig"),
+    "evm-sig": ("d-ng", "n-ng", "evmsig", "xattrnames", "xattrlengths", "xattrvalues", "iuid", "igid", "imode"),
 }
-_LINE = re.compile(rb"(\d{1,3}) ([0-9a-fA-F]{40,128}) ([\w|-]{1,64})(?: (.*))?")
+#: The kernel's longest name is 69 characters: a template without a name has its fields' names, joined by bars.
+MAX_TEMPLATE_NAME = 128
+_NUMBERS = {"iuid": 4, "igid": 4, "imode": 2}
+_BYTES = ("sig", "buf", "modsig", "evmsig", "xattrlengths", "xattrvalues")
+_FIELDS = frozenset(("d-modsig", "xattrnames", *_NUMBERS, *_BYTES))
+_LINE = re.compile(rb"(\d{1,3}) ([0-9a-fA-F]{40,128}) ([\w|-]{1,128})(?: (.*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +103,14 @@ def _ascii_entry(line: bytes, offset: int) -> ImaEntry:
     if template == "ima":
         data = _hex(digest, offset).ljust(20, b"\0") + after.ljust(_LEGACY_NAME_SIZE, b"\0")
         return _entry(match, template, data, digest, after)
-    fields = _TEMPLATES.get(template)
-    if fields is None:
-        raise WireError("IMA list", "template", offset, f"{template} is not known")
+    fields = _fields(template, offset)
     values = [b""] * (len(fields) - 2)
     for number in reversed(range(len(values))):
         after, _, values[number] = after.rpartition(b" ")
     name = after
     algorithm, _, hexadecimal = digest.rpartition(b":")
     raw = [algorithm + b":\0" + _hex(hexadecimal, offset), name + b"\0"]
-    raw += [_modsig_digest(value, offset) if b":" in value else _hex(value, offset) for value in values]
+    raw += [_value(field, value, offset) for field, value in zip(fields[2:], values, strict=True)]
     return _entry(match, template, b"".join(_U32.pack(len(one)) + one for one in raw), digest, name)
 
 
@@ -117,9 +121,26 @@ def _entry(match: re.Match[bytes], template: str, data: bytes, digest: bytes, na
     )
 
 
-def _modsig_digest(value: bytes, offset: int) -> bytes:
-    algorithm, _, hexadecimal = value.rpartition(b":")
-    return algorithm + b":\0" + _hex(hexadecimal, offset)
+def _fields(template: str, offset: int) -> tuple[str, ...]:
+    """The fields of a template, by its name or by theirs (``ima_template_fmt=d-ng|n-ng|sig``)."""
+    fields = _TEMPLATES.get(template) or tuple(template.split("|"))
+    if fields[0] not in ("d-ng", "d-ngv2") or fields[1:2] != ("n-ng",) or not set(fields[2:]) <= _FIELDS:
+        raise WireError("IMA list", "template", offset, f"{template} is not known")
+    return fields
+
+
+def _value(field: str, value: bytes, offset: int) -> bytes:
+    """A field's bytes, from how ASCII lists show it."""
+    if size := _NUMBERS.get(field):
+        if not re.fullmatch(rb"[0-9]{1,10}", value) or int(value) >> 8 * size:
+            raise WireError("IMA list", field, offset, f"{value[:20]!r} is no number of {size} bytes")
+        return int(value).to_bytes(size, "little")
+    if field == "xattrnames":
+        return value + b"\0"
+    if field == "d-modsig" and value:
+        algorithm, _, hexadecimal = value.rpartition(b":")
+        return algorithm + b":\0" + _hex(hexadecimal, offset)
+    return _hex(value, offset)
 
 
 def _hex(text: bytes, offset: int) -> bytes:
@@ -152,7 +173,7 @@ def _read_binary(data: bytes, digest_size: int) -> tuple[ImaEntry, ...]:
             raise WireError("IMA list", "entry", position, "the list is cut short")
         index = int.from_bytes(data[position : position + 4], "little")
         listed = data[position + 4 : position + head]
-        raw_name, position = _field(data, position + head, 64)
+        raw_name, position = _field(data, position + head, MAX_TEMPLATE_NAME)
         if not raw_name or not all(33 <= byte < 127 for byte in raw_name):
             raise WireError("IMA list", "template name", start + head, f"{raw_name[:20]!r}")
         template = raw_name.decode("ascii")

@@ -230,20 +230,25 @@ class EventLog:
 
     @property
     def trailing_is_padding(self) -> bool:
-        """Whether nothing but one repeated byte, 0x00 or 0xFF, follows the last event."""
-        return not self.trailing.strip(b"\0") or not self.trailing.strip(b"\xff")
+        """Whether nothing but 0xFF and 0x00 follows the last event: what firmware and the page behind it hold."""
+        return not self.trailing.translate(None, b"\0\xff")
 
 
 def _read_header(data: bytes) -> tuple[SpecIdEvent, int]:
     if len(data) < _EVENT.size:
-        raise WireError("TCG_PCClientPCREvent", "header", 0, f"{len(data)} bytes, at least {_EVENT.size} needed")
+        raise WireError("TCG_PCClientPCREvent", "header", 0, f"log is cut short: {len(data)} of {_EVENT.size} bytes")
     index, event_type, digest, size = _EVENT.unpack_from(data)
     if event_type != EventType.EV_NO_ACTION:
         raise WireError("TCG_PCClientPCREvent", "eventType", 4, f"{event_type_name(event_type)}, not EV_NO_ACTION")
     end = _EVENT.size + size
-    if end > len(data) or size < _SPEC_ID.size + 1:
+    if size < _SPEC_ID.size + 1:
+        raise WireError("TCG_PCClientPCREvent", "eventDataSize", 28, f"{size}, too small for a Spec ID event")
+    if end > len(data):
         raise WireError(
-            "TCG_PCClientPCREvent", "eventDataSize", 28, f"{size} of {len(data) - _EVENT.size} bytes left"
+            "TCG_PCClientPCREvent",
+            "eventDataSize",
+            28,
+            f"log is cut short: {size} bytes of data claimed, {len(data) - _EVENT.size} left",
         )
     start = _EVENT.size
     signature, platform_class, minor, major, errata, uintn, count = _SPEC_ID.unpack_from(data, start)

@@ -48,6 +48,22 @@ def test_the_real_lists_ascii_form_is_the_same() -> None:
         ("ima-sig", "/usr/bin/a file", (b"\3\2",), "/usr/bin/a file 0302"),
         ("ima-sig", "/bin/x", (b"",), "/bin/x "),
         ("ima-buf", "kernel_info", (b"6.12",), "kernel_info 362e3132"),
+        ("ima-modsig", "/m.ko", (b"", b"sha256:\0" + bytes(32), b"\x30"), f"/m.ko  sha256:{bytes(32).hex()} 30"),
+        ("ima-modsig", "/m.ko", (b"\3", b"", b""), "/m.ko 03  "),
+        ("d-ng|n-ng", "/bin/x", (), "/bin/x"),
+        ("d-ng|n-ng|sig|buf", "/bin/x", (b"\3", b"\4"), "/bin/x 03 04"),
+        (
+            "evm-sig",
+            "/bin/x",
+            (b"\5", b"security.ima\0", bytes([9, 0, 0, 0]), b"\1\2", bytes([232, 3, 0, 0]), bytes(4), b"\xed\x81"),
+            "/bin/x 05 security.ima 09000000 0102 1000 0 33261",
+        ),
+        (
+            "d-ng|n-ng|evmsig|xattrnames|xattrlengths|xattrvalues|iuid|igid|imode",
+            "/bin/x",
+            (b"", b"\0", b"", b"", bytes(4), bytes(4), b"\xff\xff"),
+            "/bin/x     0 0 65535",
+        ),
     ],
 )
 def test_template_digests_follow_from_the_fields(
@@ -58,6 +74,9 @@ def test_template_digests_follow_from_the_fields(
     assert entry.digest_holds
     assert entry.template_data == data
     assert entry.extended() == hashlib.sha384(data).digest()
+    raw = bytes.fromhex(hashlib.new(size, data).hexdigest())
+    binary = struct.pack("<I", 10) + raw + field(template.encode()) + field(data)
+    assert read_list(binary) == (entry,)
 
 
 @pytest.mark.parametrize("rest", ["/usr/bin/other 0302", "/usr/bin/a file 0303"])
@@ -118,3 +137,18 @@ def test_ascii_junk_raises_nothing_but_wire_errors(junk: bytes) -> None:
         read_ascii(b"10 " + b"a" * 40 + b" ima-sig " + junk)
     except WireError as error:
         assert error.structure == "IMA list"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"10 {'0' * 40} d-ng|sig sha384:{FILE.hex()} 00",
+        f"10 {'0' * 40} n-ng|d-ng /bin/x sha384:{FILE.hex()}",
+        f"10 {'0' * 40} d-ng|n-ng|other sha384:{FILE.hex()} /bin/x 00",
+        f"10 {'0' * 40} evm-sig sha384:{FILE.hex()} /bin/x     4294967296 0 0",
+        f"10 {'0' * 40} evm-sig sha384:{FILE.hex()} /bin/x     0 0 x",
+    ],
+)
+def test_templates_and_numbers_that_are_none(line: str) -> None:
+    with pytest.raises(WireError):
+        read_list(line.encode())

@@ -169,6 +169,20 @@ def test_garbage_behind_the_end_is_kept_and_noticed() -> None:
     assert log.trailing.endswith(b"note")
 
 
+def test_an_area_of_ones_in_a_page_of_zeros_is_padding() -> None:
+    log = EventLog.from_bytes(small_log(b"\xff" * 100 + bytes(100)).to_bytes())
+    assert log.trailing_is_padding
+    assert log.events == small_log().events
+
+
+def test_each_log_that_is_cut_in_its_first_record_is_said_to_be_cut_short() -> None:
+    header = SpecIdEvent().to_bytes()
+    for length in range(len(header)):
+        with pytest.raises(WireError, match="cut short") as caught:
+            EventLog.from_bytes(header[:length])
+        assert 0 <= caught.value.offset <= length
+
+
 def test_registers_of_pcrs() -> None:
     assert [mr_index_of_pcr(pcr) for pcr in range(17)] == [0, 1, 2, 2, 2, 2, 2, 1, *[3] * 8, None]
 
