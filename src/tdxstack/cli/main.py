@@ -16,7 +16,8 @@ from typing import NoReturn
 
 from tdxstack import __version__
 from tdxstack.cli import output
-from tdxstack.errors import ExitCode, PlatformMissing, SystemFault, TdxStackError, UsageError
+from tdxstack.cli.malformed import next_step
+from tdxstack.errors import ExitCode, PlatformMissing, SystemFault, TdxStackError, UsageError, WireError
 
 #: noun -> (module under tdxstack.cli.commands, one line of help), in the order of ``tdxctl --help``.
 NOUNS: dict[str, tuple[str, str]] = {
@@ -114,6 +115,8 @@ def _looking(arguments: argparse.Namespace) -> AbstractContextManager[None]:
 
 
 def _failed(error: TdxStackError, *, as_json: bool) -> int:
+    if isinstance(error, WireError) and error.hint is None:
+        error.hint = next_step(error.structure)
     try:
         output.failure(error, as_json=as_json)
     except OSError:

@@ -23,6 +23,7 @@ CONTENTS = (
     "cli/__init__.py",
     "cli/__main__.py",
     "cli/main.py",
+    "cli/malformed.py",
     "cli/output.py",
     "cli/evidence.py",
     "cli/eventlog_text.py",

@@ -79,6 +79,25 @@ def load(data: bytes) -> LoadedLog:
     return LoadedLog(LogFormat.CC, log, log, fault, _space(log, fault))
 
 
+def joined(first: LoadedLog, *further: LoadedLog) -> LoadedLog:
+    """One log of several: each register gets the events of the first, then those of the others.
+
+    The fault, if any, is that of the first log that has one.
+    """
+    logs = (first, *further)
+    return LoadedLog(
+        first.format,
+        _one_behind_the_other(first.log, [one.log for one in logs]),
+        _one_behind_the_other(first.original, [one.original for one in logs]),
+        next((one.fault for one in logs if one.fault is not None), None),
+        tuple(problem for one in logs for problem in one.problems),
+    )
+
+
+def _one_behind_the_other(header: EventLog, logs: list[EventLog]) -> EventLog:
+    return EventLog(header.header, tuple(event for log in logs for event in log.events))
+
+
 def _is_tpm_log(log: EventLog) -> bool:
     if log.header.index != 0:
         return False

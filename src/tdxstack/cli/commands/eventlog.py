@@ -35,11 +35,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     )
     replay.add_argument("log", nargs="?", metavar="LOG", help=LOG_HELP)
     replay.add_argument("--td", metavar="NAME", help="take the log of a running TD, and compare with its registers")
-    replay.add_argument(
-        "--ima",
-        metavar="FILE",
-        help=IMA_HELP,
-    )
+    replay.add_argument("--ima", metavar="FILE", help=IMA_HELP)
+    text = "a log of what was extended after LOG's events, by applications into RTMR3 for one; may be repeated"
+    replay.add_argument("--also", action="append", default=[], metavar="LOG", help=text)
     against = replay.add_mutually_exclusive_group()
     against.add_argument("--quote", metavar="F", help="compare with a quote")
     against.add_argument("--report", metavar="F", help="compare with a TDREPORT")
@@ -111,9 +109,10 @@ def run_replay(args: argparse.Namespace) -> ExitCode:
     """``eventlog replay``."""
     from tdxstack.cli.eventlog_text import replay_text
     from tdxstack.measure.check import false_descriptions
+    from tdxstack.measure.logs import joined, load
     from tdxstack.measure.replay import replay
 
-    loaded = _load(args)
+    loaded = joined(_load(args), *(load(read_log(path)) for path in args.also))
     if loaded.fault is not None:
         raise loaded.fault
     quoted = _quoted(args)

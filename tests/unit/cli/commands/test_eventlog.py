@@ -190,3 +190,63 @@ def test_logs_that_have_no_rtmr(vectors: Path, gce: Path, capsys: pytest.Capture
     assert len(document(capsys)["problems"]) == 1
     assert main(["eventlog", "replay", str(gce / "ccel_table.dat"), "--json"]) == 1
     assert "this is the ACPI table" in document(capsys)["message"]
+
+
+def runtime_events(*pairs: tuple[str, bytes]) -> tuple[str, bytes]:
+    """dstack's list of events that an application extended, and RTMR3 after them."""
+    kind, register, items = 0x08000001, bytes(48), []
+    for name, payload in pairs:
+        digest = hashlib.sha384(kind.to_bytes(4, "little") + b":" + name.encode() + b":" + payload).digest()
+        register = hashlib.sha384(register + digest).digest()
+        item = {"imr": 3, "event_type": kind, "digest": digest.hex(), "event": name, "event_payload": payload.hex()}
+        items.append(item)
+    return json.dumps(items), register
+
+
+def test_replay_joins_the_log_of_applications(gce: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """CCEL has no record of what user space extends: RTMR3 follows from a log of its own."""
+    log = str(gce / "ccel_data.dat")
+    assert main(["eventlog", "replay", log, "--json"]) == 0
+    alone = document(capsys)
+    text, rtmr3 = runtime_events(("app-id", b"one"), ("compose-hash", bytes(32)))
+    (tmp_path / "app.json").write_text(text)
+    assert main(["eventlog", "replay", log, "--also", str(tmp_path / "app.json"), "--json"]) == 0
+    body = document(capsys)
+    assert body["rtmr"] == [*alone["rtmr"][:3], rtmr3.hex()]
+    assert body["events"] == alone["events"] + 2
+    assert body["format"] == alone["format"]
+    (tmp_path / "more.json").write_text(text)
+    also = ["--also", str(tmp_path / "app.json"), "--also", str(tmp_path / "more.json")]
+    assert main(["eventlog", "replay", log, *also, "--json"]) == 0
+    assert document(capsys)["events"] == alone["events"] + 4
+
+
+def test_a_false_description_in_a_further_log_is_rejected(
+    gce: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, _ = runtime_events(("app-id", b"one"))
+    (tmp_path / "app.json").write_text(text.replace(b"one".hex(), b"two".hex()))
+    also = ["--also", str(tmp_path / "app.json")]
+    assert main(["eventlog", "replay", str(gce / "ccel_data.dat"), *also, "--json"]) == 3
+    assert "app-id" in document(capsys)["problems"][0]
+    (tmp_path / "app.json").write_text("[{]")
+    assert main(["eventlog", "replay", str(gce / "ccel_data.dat"), *also, "--json"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "next_command"),
+    [
+        (["measure", "mrtd"], "tdxctl firmware fetch inteltdx"),
+        (["eventlog", "replay"], "tdxctl guest eventlog --out FILE"),
+        (["quote", "show"], "tdxctl guest quote"),
+        (["report", "show"], "tdxctl guest report"),
+    ],
+)
+def test_what_is_not_the_structure_is_told_with_the_next_command(
+    argv: list[str], next_command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(2000))
+    assert main([*argv, str(tmp_path / "file"), "--json"]) == 1
+    caught = capsys.readouterr()
+    assert next_command in caught.err
+    assert next_command in json.loads(caught.out)["hint"]
