@@ -30,6 +30,8 @@ PROFILE = "tag:github.com,2023:veraison/ear"
 DEVELOPER = "tdxstack"
 #: Bytes of each half of an ES384 signature.
 _COORDINATE = 48
+#: Of ``eat_nonce``, in bytes.
+NONCE_SIZES = range(8, 89)
 #: How far the verifier's clock may be ahead.
 CLOCK_SECONDS = 60
 
@@ -50,10 +52,12 @@ class Tier(IntEnum):
 
     @classmethod
     def of(cls, claim: int) -> Tier:
-        """Tier of a claim's value."""
-        if claim == 99:
-            return cls.CONTRAINDICATED
-        return next(tier for tier in reversed(cls) if abs(claim) >= tier or tier is cls.NONE)
+        """Tier of a claim's value, from -128 to 127. (AR4SI, section 2.3.2)"""
+        if -1 <= claim <= 1:
+            return cls.NONE
+        if -32 <= claim <= 31:
+            return cls.AFFIRMING
+        return cls.WARNING if -96 <= claim <= 95 else cls.CONTRAINDICATED
 
 
 # Values of AR4SI, section 2.3.
@@ -134,7 +138,7 @@ def claims(
     Args:
         issued_at: Unix seconds.
         lifetime: seconds.
-        nonce: the relying party's.
+        nonce: the relying party's; RFC 9711 (section 4.1) wants :data:`NONCE_SIZES` bytes.
         policy: id of the policy, where it is not that of the appraisal's own settings.
 
     Evidence that the policy rejects is ``contraindicated``, whatever the vector says.

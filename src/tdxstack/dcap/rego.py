@@ -86,18 +86,23 @@ class RegoPolicy:
         )
 
 
+_CLAIM_HINT = "package policy has to give executables, hardware or configuration as numbers"
+
+
 def _claims(answer: Any) -> dict[str, int]:
     if isinstance(answer, dict) and isinstance(answer.get("trust_claims"), dict):
         answer = answer["trust_claims"]
     members = answer if isinstance(answer, dict) else {}
-    found = {
-        name: value for name in CLAIMS if type(value := members.get(name, members.get(name.replace("-", "_")))) is int
-    }
+    found: dict[str, int] = {}
+    for name in CLAIMS:
+        value = members.get(name, members.get(name.replace("-", "_")))
+        if value is None:
+            continue
+        if type(value) is not int or not -128 <= value <= 127:
+            raise UsageError(f"Rego policy: {name} is {value!r:.40}, not a number from -128 to 127", hint=_CLAIM_HINT)
+        found[name] = value
     if not any(found.values()):
-        raise UsageError(
-            "Rego policy: no claim is made",
-            hint="package policy has to give executables, hardware or configuration as numbers",
-        )
+        raise UsageError("Rego policy: no claim is made", hint=_CLAIM_HINT)
     return found
 
 

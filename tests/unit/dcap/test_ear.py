@@ -114,13 +114,34 @@ def test_false_keys(data: bytes) -> None:
         ear.load_key(data)
 
 
-def test_command_writes_a_token(vectors: Path, tmp_path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def test_command_writes_a_token(
+    vectors: Path, tmp_path: Path, key: ec.EllipticCurvePrivateKey, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = vectors / "attestation" / "real" / "dcapqvl-tdx-v4"
     (tmp_path / "key.pem").write_bytes(pem(key))
     argv = ["quote", "verify", str(folder / "quote.bin"), "--collateral", str(folder / "collateral.json")]
     argv += ["--at", "1751000000", "--ear", str(tmp_path / "token.jwt")]
     assert main([*argv, "--nonce", "n"]) == 2
+    assert main([*argv[:-2], "--nonce", "fresh-nonce"]) == 2, "it would be passed over"
+    capsys.readouterr()
+    for nonce, told in (("1234567", True), ("12345678", False)):
+        main([*argv, "--ear-key", str(tmp_path / "key.pem"), "--nonce", nonce])
+        assert ("RFC 9711" in capsys.readouterr().err) == told
     assert main([*argv, "--ear-key", str(tmp_path / "key.pem")]) == 0
     token = (tmp_path / "token.jwt").read_text().strip()
     decoded = jwt.decode(token, ECKey.import_key(dict(ear.public_jwk(key.public_key()))), algorithms=["ES384"])
     assert decoded.claims["submods"]["cpu0"]["ear.status"] == "affirming"
+
+
+@pytest.mark.parametrize(
+    ("tier", "bounds"),
+    [
+        (ear.Tier.NONE, [(-1, 1)]),
+        (ear.Tier.AFFIRMING, [(-32, -2), (2, 31)]),
+        (ear.Tier.WARNING, [(-96, -33), (32, 95)]),
+        (ear.Tier.CONTRAINDICATED, [(-128, -97), (96, 127)]),
+    ],
+)
+def test_tiers_are_those_of_ar4si(tier: ear.Tier, bounds: list[tuple[int, int]]) -> None:
+    wanted = {claim for first, last in bounds for claim in range(first, last + 1)}
+    assert {claim for claim in range(-128, 128) if ear.Tier.of(claim) is tier} == wanted

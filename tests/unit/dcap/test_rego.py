@@ -139,3 +139,11 @@ def test_command(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         "rego.configuration",
     }
     assert main([*argv, "--reference-values", str(tmp_path / "values.json")]) == 2
+
+
+@pytest.mark.parametrize("claim", ['"33"', "3.5", "128", "-129", "true", "[33]"])
+def test_a_claim_that_is_no_claim_is_not_passed_over(vectors: Path, claim: str) -> None:
+    source = f"package policy\nimport rego.v1\nhardware := 2\nexecutables := {claim}\n"
+    verification = verified(vectors / "attestation" / "synthetic" / "ok_v5_td15")
+    with pytest.raises(UsageError, match="executables is"):
+        RegoPolicy.from_text(source).evaluate(trustee_input(verification))

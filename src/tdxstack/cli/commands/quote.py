@@ -74,6 +74,9 @@ def run_verify(args: argparse.Namespace) -> ExitCode:
     from tdxstack.dcap.status import QvlStatus
     from tdxstack.dcap.verification import Step
 
+    if not args.ear and (args.ear_key or args.nonce is not None):
+        hint = "--report-data is what the quote itself has to carry"
+        raise UsageError("--ear-key and --nonce are for the token: they go with --ear", hint=hint)
     policy = evidence.read_policy(args.policy)
     verification, fault = _verify(args)
     boot = evidence.read_boot(args.event_log, args.ima, verification.quote)
@@ -136,6 +139,8 @@ def _write_token(args: argparse.Namespace, appraisal: Appraisal) -> None:
     if not args.ear_key:
         raise UsageError("--ear needs --ear-key", hint="openssl ecparam -name secp384r1 -genkey -noout -out key.pem")
     key = ear.load_key(evidence.read_bytes(args.ear_key, "token key"))
+    if args.nonce is not None and (size := len(args.nonce.encode())) not in ear.NONCE_SIZES:
+        output.say(f"the nonce has {size} bytes; some will not take it, since RFC 9711 wants 8 to 88")
     token = ear.sign(ear.claims(appraisal, issued_at=evidence.now(), nonce=args.nonce), key)
     write_atomic(Path(args.ear), token.encode() + b"\n")
 

@@ -20,7 +20,7 @@ from tdxstack import __version__
 from tdxstack.errors import SystemFault, TdxStackError
 from tdxstack.services import metrics as metrics_format
 from tdxstack.services.pccs import routes_admin, routes_read
-from tdxstack.services.pccs.hot import Front
+from tdxstack.services.pccs.hot import Front, changes_nothing
 from tdxstack.services.pccs.refusal import MEANINGS, Refusal, Status
 from tdxstack.services.pccs.service import Service
 
@@ -105,6 +105,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(405)
     async def other_method(request: Request, _: Exception) -> Response:
         methods = sorted(method.upper() for method in app.openapi()["paths"].get(request.url.path, {}))
+        if "GET" in methods and changes_nothing(request.url.path):
+            methods.insert(1, "HEAD")
         return PlainTextResponse("Method not allowed.\n", status_code=405, headers={"Allow": ", ".join(methods)})
 
     @app.exception_handler(TdxStackError)

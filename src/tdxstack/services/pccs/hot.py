@@ -153,10 +153,15 @@ def as_intels(scope: Scope) -> Scope:
     inner = dict(scope)
     if _ROUTES.match(inner["path"]):
         inner["path"] = inner["path"].rstrip("/").lower()
-    if inner["method"] == "HEAD" and not inner["path"].endswith(("/platforms", "/refresh")):
+    if inner["method"] == "HEAD" and changes_nothing(inner["path"]):
         inner["method"] = "GET"
     inner["query_string"] = first_of_each(scope["query_string"])
     return inner
+
+
+def changes_nothing(path: str) -> bool:
+    """Whether GET of it only reads: what waits is handed out once, and a refresh fetches."""
+    return not path.endswith(("/platforms", "/refresh"))
 
 
 def first_of_each(query: bytes) -> bytes:

@@ -240,5 +240,6 @@ def test_a_database_that_is_gone_is_said(api: Api, monkeypatch: pytest.MonkeyPat
 def test_other_methods_and_paths(api: Api) -> None:
     assert api.call("DELETE", f"{SGX}/tcb").status_code == 405
     assert api.call("DELETE", f"{SGX}/refresh").headers["allow"] == "GET, POST"
+    assert api.call("DELETE", f"{SGX}/rootcacrl").headers["allow"] == "GET, HEAD"
     assert api.get("/sgx/certification/v5/tcb").status_code == 404
     assert api.get("/tdx/certification/v3/tcb").status_code == 404
