@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import output
-from tdxstack.errors import ExitCode, UsageError
+from tdxstack.errors import ExitCode, TdxStackError, UsageError
 
 if TYPE_CHECKING:
     from tdxstack.vm.qemu.start_qemu import Machine, Options
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         output.say(f"note: {note}")
     if args.dialect == "tdx15":
         argv = tdx15_argv(options, _machine(options))
-        return _show(args, argv, "tdx15") if args.dry_run else _become(options, argv)
+        return _show(args, argv, "tdx15") if args.dry_run else _become(options, args, argv)
     return _run_spec(args, options)
 
 
@@ -76,6 +76,8 @@ def _notes(options: Options, args: argparse.Namespace) -> list[str]:
     notes = []
     if options.boot == "grub" and not options.serial:
         notes.append("with the virtual console, GRUB's menu takes no keys (use -s)")
+    if options.quote == "tdvmcall" and options.type != "td":
+        notes.append(f"-q tdvmcall means nothing to -t {options.type}: only TDs have quotes")
     if script and options.debug and args.firmware is not None:
         notes.append("-d takes OVMF.debug.fd instead of the file given by -o")
     if script and (fault := network_fault(options)):
@@ -111,8 +113,10 @@ def _image_format(image: Path) -> str:
     return "raw" if image.suffix in (".raw", ".img") else "qcow2"
 
 
-def _missing(options: Options) -> None:
+def _missing(options: Options, args: argparse.Namespace) -> None:
     wanted = [("-i", options.image)] + ([("-k", options.kernel)] if options.boots_kernel else [])
+    if args.firmware is not None and options.type != "legacy":
+        wanted.append(("-o", options.firmware))
     for letter, path in wanted:
         if not path.exists():
             raise UsageError(f"{letter} {path}: no such file", hint=f"give {letter} an existing file")
@@ -125,11 +129,11 @@ def _show(args: argparse.Namespace, argv: list[str], dialect: str) -> ExitCode:
     return ExitCode.DONE
 
 
-def _become(options: Options, argv: list[str]) -> ExitCode:
+def _become(options: Options, args: argparse.Namespace, argv: list[str]) -> ExitCode:
     from tdxstack.system.process import become
     from tdxstack.vm.allocation import can_bind
 
-    _missing(options)
+    _missing(options, args)
     for letter, port in (("-p", options.monitor_port), ("-f", options.ssh_port)):
         if not can_bind(port):
             raise UsageError(f"{letter} {port}: the port is in use", hint=f"give {letter} another port")
@@ -149,12 +153,14 @@ def _run_spec(args: argparse.Namespace, options: Options) -> ExitCode:
     if args.dry_run:
         argv, facts = plan.preview(TdRecord(spec=spec))
         return _show(args, argv, facts.dialect)
-    _missing(options)
+    _missing(options, args)
     lifecycle.create(spec)
     try:
         record = lifecycle.start(spec.name, progress=output.step)
-    except BaseException:
+    except BaseException as error:
         lifecycle.delete(spec.name)
+        if isinstance(error, TdxStackError) and error.hint and spec.name in error.hint:
+            error.hint = "it is forgotten, its logs too; the same with --dry-run shows what QEMU is given"
         raise
     relay(record.place.run_dir / "console.sock")
     return ExitCode.DONE

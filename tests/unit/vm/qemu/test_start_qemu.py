@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from tdxstack.cli.main import main
 from tdxstack.errors import UsageError
-from tdxstack.vm import choose
+from tdxstack.vm import choose, lifecycle
 from tdxstack.vm.qemu.start_qemu import Machine, Options, tdx15_argv, to_spec
 from tdxstack.vm.spec import TdSpec
 
@@ -155,3 +157,44 @@ def test_another_dialect_runs_the_same_machine(
     assert "hostfwd=tcp:127.0.0.1:10026-:22" in " ".join(document["argv"])
     assert main([*base, "-d", "--dialect", "upstream", "--dry-run"]) == 4
     assert "refuses TD attribute bit 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dialect", ["tdx15", "software"])
+def test_a_missing_firmware_is_told_by_its_letter(
+    dialect: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, kernel = tmp_path / "disk.qcow2", tmp_path / "vmlinuz"
+    image.touch()
+    kernel.touch()
+    words = ["start-qemu", "-i", str(image), "-k", str(kernel), "-o", str(tmp_path / "none"), "--dialect", dialect]
+    assert main(words) == 2
+    assert f"-o {tmp_path / 'none'}: no such file" in capsys.readouterr().err
+
+
+def test_a_way_to_quotes_of_a_machine_that_has_none(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["start-qemu", "-t", "efi", "-q", "tdvmcall", "--dialect", "tdx15", "--dry-run", "--json"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "-q tdvmcall means nothing to -t efi" in said.err
+    assert not any("quote-generation" in word for word in json.loads(said.out)["argv"])
+
+
+@pytest.mark.processes
+def test_a_launch_that_fails_leaves_no_td(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its logs are gone with it, so no hint leads there."""
+    if not shutil.which("qemu-system-x86_64"):
+        pytest.skip("no QEMU here")
+    image, kernel = tmp_path / "disk.raw", tmp_path / "vmlinuz"
+    image.write_bytes(bytes(1 << 20))
+    kernel.write_bytes(b"no kernel")
+    words = ["-i", str(image), "-k", str(kernel), "-t", "legacy", "-f", str(_free_port()), "--dialect", "software"]
+    assert main(["start-qemu", *words]) == 1
+    said = capsys.readouterr().err
+    assert "invalid kernel header" in said and "--dry-run" in said and "td logs" not in said
+    assert lifecycle.list_all() == []
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
