@@ -19,7 +19,7 @@ function __tdxctl_under
     test (count $words) -ge (count $argv); and test "$words[1..$(count $argv)]" = "$argv"
 end
 function __tdxctl_at
-    test "$(__tdxctl_words)" = "$argv"
+    test "$(__tdxctl_words | string join ' ')" = "$argv"
 end"""
 
 Path = tuple[str, ...]
@@ -36,8 +36,10 @@ def _lines(parser: argparse.ArgumentParser, path: Path) -> Iterator[str]:
             yield from _verbs(action, path)
         elif action.option_strings:
             yield _option(action, path)
-        elif action.choices:
-            words = " ".join(map(str, action.choices))
+        elif action.choices or hasattr(action, "complete"):
+            words = (
+                action.complete["fish"] if hasattr(action, "complete") else " ".join(map(str, action.choices or ()))
+            )
             yield f"complete -c tdxctl -n {_quoted(_when('at', path))} -f -a {_quoted(words)}"
 
 
@@ -55,7 +57,9 @@ def _option(action: argparse.Action, path: Path) -> str:
         words.append(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}")
     if action.nargs != 0:
         words.append("-r")
-    if action.choices:
+    if hasattr(action, "complete"):
+        words.append(f"-f -a {_quoted(action.complete['fish'])}")
+    elif action.choices:
         words.append(f"-f -a {_quoted(' '.join(map(str, action.choices)))}")
     if action.help and action.help is not argparse.SUPPRESS:
         words.append(f"-d {_quoted(action.help % {**vars(action), 'prog': 'tdxctl'})}")

@@ -49,8 +49,52 @@ def test_completion_knows_every_noun(shell: str, capfd: pytest.CaptureFixture[st
 
 
 def _run(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HOME": str(home)}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "HOME": str(home), "TDXSTACK_HOME": str(home), "PATH": path}
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=home, env=environment)
+
+
+def _two_tds(home: Path) -> None:
+    for name in ("web", "web2"):
+        (home / "tds" / name).mkdir(parents=True)
+        (home / "tds" / name / "td.json").write_text("{}")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("tdxctl td start we", "web web2"),
+        ("tdxctl td delete web2 web", "web web2"),
+        ("tdxctl td start x", ""),
+        ("tdxctl guest quote --td we", "web web2"),
+    ],
+)
+def test_bash_completes_names_of_tds(
+    line: str, wanted: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capfd.readouterr().out)
+    _two_tds(tmp_path)
+    ask = (
+        f"source {script}; COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); "
+        '_shtab_tdxctl; echo "${COMPREPLY[@]}"'
+    )
+    told = _run(["bash", "--norc", "-c", ask], tmp_path)
+    assert (told.stdout.strip(), told.stderr) == (wanted, "")
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="the Z shell is not installed")
+def test_zsh_reads_the_script(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "zsh"]) == 0
+    script = tmp_path / "_tdxctl"
+    script.write_text(capfd.readouterr().out)
+    _two_tds(tmp_path)
+    names = "_describe() { print -- $names }; compdef() { }; source ./_tdxctl; _tdxctl_td_names"
+    told = _run(["zsh", "-f", "-c", f"_arguments() {{ }}; {names}"], tmp_path)
+    assert (told.stdout.strip(), told.stderr) == ("web web2", "")
 
 
 @pytest.mark.processes
@@ -59,12 +103,16 @@ def test_fish_completes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert main(["completion", "fish"]) == 0
     script = tmp_path / "tdxctl.fish"
     script.write_text(capfd.readouterr().out)
+    _two_tds(tmp_path)
     for line, wanted, unwanted in (
         ("tdxctl q", {"qgs", "quickstart", "quote"}, "show"),
         ("tdxctl quote ", {"explain", "show", "verify"}, "quote"),
         ("tdxctl quote --json ver", {"verify"}, "explain"),
         ("tdxctl quote verify file --tr", {"--trust-root"}, "--version"),
         ("tdxctl td stop demo --mode ", {"acpi", "agent", "auto", "force"}, "stop"),
+        ("tdxctl td snapshot re", {"revert"}, "create"),
+        ("tdxctl td start we", {"web", "web2"}, "start"),
+        ("tdxctl guest quote --td we", {"web", "web2"}, "quote"),
     ):
         told = _run(["fish", "--no-config", "-c", f"source {script}; complete -C '{line}'"], tmp_path)
         words = {one.split("\t")[0] for one in told.stdout.splitlines()}

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tdxstack.cli import output
+from tdxstack.cli import output, td_names
 from tdxstack.errors import ExitCode, UsageError
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "The exit status is 0 if the evidence was accepted, 3 if it was rejected."
-    parser.add_argument("name", metavar="NAME", help="the running TD")
+    td_names.completed(parser.add_argument("name", metavar="NAME", help="the running TD"))
     parser.add_argument(
         "--expect",
         type=Path,

@@ -22,10 +22,14 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> ExitCode:
     import shtab
 
-    from tdxstack.cli import fish
+    from tdxstack.cli import fish, td_names
     from tdxstack.cli.main import build_parser
 
     parser = build_parser()
-    text = fish.script(parser) if args.shell == "fish" else shtab.complete(parser, shell=args.shell)
+    text = (
+        fish.script(parser)
+        if args.shell == "fish"
+        else shtab.complete(parser, shell=args.shell, preamble=td_names.PREAMBLE)
+    )
     output.raw(text.encode() + b"\n")
     return ExitCode.DONE

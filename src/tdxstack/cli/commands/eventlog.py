@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from tdxstack.cli import output
+from tdxstack.cli import output, td_names
 from tdxstack.errors import ExitCode, TdxStackError, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     show = _verb(verbs, "show", run_show, "the events: register, type, what was measured, digest")
     show.add_argument("log", nargs="?", metavar="LOG", help=LOG_HELP)
-    show.add_argument("--td", metavar="NAME", help="take the log of a running TD")
+    td_names.completed(show.add_argument("--td", metavar="NAME", help="take the log of a running TD"))
     output.add_json(show)
     show.add_argument("--yaml", action="store_true", help="print the same document as YAML")
     replay = _verb(
@@ -34,10 +34,23 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         "the registers that the log leads to; exit 3 if they are not the quote's, report's or guest's",
     )
     replay.add_argument("log", nargs="?", metavar="LOG", help=LOG_HELP)
+<<<<<<< HEAD
     replay.add_argument("--td", metavar="NAME", help="take the log of a running TD, and compare with its registers")
     replay.add_argument("--ima", metavar="FILE", help=IMA_HELP)
     text = "a log of what was extended after LOG's events, by applications into RTMR3 for one; may be repeated"
     replay.add_argument("--also", action="append", default=[], metavar="LOG", help=text)
+=======
+    td_names.completed(
+        replay.add_argument(
+            "--td", metavar="NAME", help="take the log of a running TD, and compare with its registers"
+        )
+    )
+    replay.add_argument(
+        "--ima",
+        metavar="FILE",
+        help=IMA_HELP,
+    )
+>>>>>>> 7953203 (Shells complete the names of TDs)
     against = replay.add_mutually_exclusive_group()
     against.add_argument("--quote", metavar="F", help="compare with a quote")
     against.add_argument("--report", metavar="F", help="compare with a TDREPORT")

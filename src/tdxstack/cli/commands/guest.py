@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tdxstack.cli import output
+from tdxstack.cli import output, td_names
 from tdxstack.cli.commands import guest_audit
 from tdxstack.errors import ExitCode, SystemFault, UsageError
 
@@ -51,7 +51,11 @@ def _add(verbs: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=text, formatter_class=output.help_formatter()
     )
-    parser.add_argument("--td", metavar="NAME", help="ask the running TD NAME; without it, this machine is the guest")
+    td_names.completed(
+        parser.add_argument(
+            "--td", metavar="NAME", help="ask the running TD NAME; without it, this machine is the guest"
+        )
+    )
     output.add_json(parser)
     parser.set_defaults(run=run)
     return parser

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tdxstack.cli import output
+from tdxstack.cli import output, td_names
 from tdxstack.cli.firmware_names import firmware_path
 from tdxstack.cli.sizes import memory_size
 from tdxstack.errors import ExitCode, UsageError
@@ -34,7 +34,11 @@ def _add_predict(verbs: Any) -> None:
     predict = verbs.add_parser("predict", help=text, description=text, formatter_class=output.help_formatter())
     what = predict.add_argument_group("what boots", "a TD by name or its TOML file, or files and options")
     known = what.add_mutually_exclusive_group()
-    known.add_argument("--td", metavar="NAME", help="a TD that is defined here; further options change its settings")
+    td_names.completed(
+        known.add_argument(
+            "--td", metavar="NAME", help="a TD that is defined here; further options change its settings"
+        )
+    )
     known.add_argument("--spec", type=Path, metavar="FILE", help="TOML file of a TD, as `td create --spec` takes it")
     what.add_argument("--firmware", type=Path, metavar="F", help="firmware file (default: the one found here)")
     what.add_argument("--memory", metavar="SIZE", help="memory (default: 2G)")

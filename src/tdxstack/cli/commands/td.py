@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tdxstack.cli import output, td_text
+from tdxstack.cli import output, td_names, td_text
 from tdxstack.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -49,11 +49,13 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     ):
         td_text.add_changing(_verb(verbs, name, run, text))
     output.add_json(_verb(verbs, "show", run_show, "everything about one TD"))
-    output.add_json(_verb(verbs, "list", run_list, "all TDs and their states", named=False))
+    listing = _verb(verbs, "list", run_list, "all TDs and their states", named=False)
+    listing.add_argument("--names", action="store_true", help="print the names alone, and look at none")
+    output.add_json(listing)
     output.add_json(_verb(verbs, "capacity", run_capacity, "how many TDs fit here, and what they use", named=False))
     _add_wait(verbs)
     delete = _verb(verbs, "delete", run_delete, "forget a TD with its overlay and logs", named=False)
-    delete.add_argument("names", nargs="+", metavar="NAME", help="TDs to delete")
+    td_names.completed(delete.add_argument("names", nargs="+", metavar="NAME", help="TDs to delete"))
     delete.add_argument("--yes", action="store_true", help="do not ask; stop a running TD by force")
     gone = "ask no libvirt and no other host, which may be gone for good: what they keep of it stays there"
     delete.add_argument("--forget", action="store_true", help=gone)
@@ -74,7 +76,7 @@ def _verb(verbs: Any, name: str, run: Run, text: str, *, named: bool = True) -> 
         name, help=text, description=text, formatter_class=output.help_formatter()
     )
     if named:
-        parser.add_argument("name", metavar="NAME", help="name of the TD")
+        td_names.completed(parser.add_argument("name", metavar="NAME", help="name of the TD"))
     parser.set_defaults(run=run)
     return parser
 
@@ -252,7 +254,12 @@ def _tell(args: argparse.Namespace, record: TdRecord) -> ExitCode:
 
 def run_list(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm.lifecycle import list_all
+    from tdxstack.vm.record import names
 
+    if args.names:
+        found = names()
+        output.emit(args, output.document("td-names", {"names": found}), lambda: "\n".join(found))
+        return ExitCode.DONE
     records = list_all()
     body = {"tds": [td_text.document(record) for record in records] if args.json else []}
     output.emit(args, output.document("td-list", body), lambda: td_text.table(records))

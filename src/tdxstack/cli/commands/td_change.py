@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tdxstack.cli import output, td_text
+from tdxstack.cli import output, td_names, td_text
 from tdxstack.errors import ExitCode, UsageError
 
 Run = Callable[[argparse.Namespace], ExitCode]
@@ -43,7 +43,7 @@ def add_verbs(add: AddVerb, add_settings: Callable[[argparse.ArgumentParser], No
 
 def _add_snapshot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("create", "list", "revert", "delete"), help="what to do")
-    parser.add_argument("name", metavar="NAME", help="name of the TD")
+    td_names.completed(parser.add_argument("name", metavar="NAME", help="name of the TD"))
     parser.add_argument("label", nargs="?", metavar="SNAPSHOT", help="name of the snapshot (not for list)")
     td_text.add_changing(parser)
 
