@@ -34,23 +34,14 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         "the registers that the log leads to; exit 3 if they are not the quote's, report's or guest's",
     )
     replay.add_argument("log", nargs="?", metavar="LOG", help=LOG_HELP)
-<<<<<<< HEAD
-    replay.add_argument("--td", metavar="NAME", help="take the log of a running TD, and compare with its registers")
-    replay.add_argument("--ima", metavar="FILE", help=IMA_HELP)
-    text = "a log of what was extended after LOG's events, by applications into RTMR3 for one; may be repeated"
-    replay.add_argument("--also", action="append", default=[], metavar="LOG", help=text)
-=======
     td_names.completed(
         replay.add_argument(
             "--td", metavar="NAME", help="take the log of a running TD, and compare with its registers"
         )
     )
-    replay.add_argument(
-        "--ima",
-        metavar="FILE",
-        help=IMA_HELP,
-    )
->>>>>>> 7953203 (Shells complete the names of TDs)
+    replay.add_argument("--ima", metavar="FILE", help=IMA_HELP)
+    text = "a log of what was extended after LOG's events, by applications into RTMR3 for one; may be repeated"
+    replay.add_argument("--also", action="append", default=[], metavar="LOG", help=text)
     against = replay.add_mutually_exclusive_group()
     against.add_argument("--quote", metavar="F", help="compare with a quote")
     against.add_argument("--report", metavar="F", help="compare with a TDREPORT")
