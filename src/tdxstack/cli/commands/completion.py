@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     text = (
         fish.script(parser)
         if args.shell == "fish"
-        else shtab.complete(parser, shell=args.shell, preamble=td_names.PREAMBLE)
+        else shtab.complete(parser, shell=args.shell, preamble=td_names.PREAMBLE.get(args.shell, ""))
     )
     output.raw(text.encode() + b"\n")
     return ExitCode.DONE
