@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdxstack.errors import CollateralError, UsageError, WireError
+from tdxstack.errors import CollateralAbsent, CollateralError, UsageError, WireError
 from tdxstack.wire.quote import Quote, TdReportBody
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ _ENCODED = re.compile(rb"[0-9A-Za-z+/_-]+={0,2}")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
 _REPORT_DATA_SIZE = 64
+#: Within so many characters a bundle says that it is one.
+_SCHEMA_WITHIN = 256
 #: No file of evidence is longer.
 MAX_FILE_SIZE = 16 << 20
 
@@ -98,23 +100,54 @@ def _base64(text: bytes) -> bytes:
 
 def read_collateral(path: str) -> tuple[Collateral, CollateralError | None]:
     """Collateral from a file, with what is wrong with it: then the items that are wrong are empty."""
+    text, fault = _collateral_text(path)
+    return _collateral(text) if fault is None else (_nothing(), fault)
+
+
+def collateral_for(path: str, quote: bytes, at: int) -> tuple[Collateral, CollateralError | None]:
+    """The same; of a bundle the set for the quote's platform that held at ``at`` (Unix seconds)."""
+    from tdxstack.pcs.bundle import SCHEMA, held_for, read_bundle
+
+    text, fault = _collateral_text(path)
+    if fault is not None:
+        return _nothing(), fault
+    if SCHEMA not in text[:_SCHEMA_WITHIN]:
+        return _collateral(text)
+    try:
+        return held_for(read_bundle(text), quote, at), None
+    except WireError as error:
+        fault = CollateralError("bundle", f"which set of the bundle, the quote does not tell: {error.message}")
+    except CollateralError as error:
+        item = "bundle" if isinstance(error, CollateralAbsent) else "collateral"
+        fault = CollateralError(item, error.message, hint=error.hint)
+    return _nothing(), fault
+
+
+def _collateral_text(path: str) -> tuple[str, CollateralError | None]:
+    try:
+        return read_bytes(path, "collateral", cut=True).decode("utf-8", "replace"), None
+    except UsageError as error:
+        return "", CollateralError("file", error.message, hint="tdxctl collateral --help")
+
+
+def _collateral(text: str) -> tuple[Collateral, CollateralError | None]:
     from tdxstack.dcap import Collateral
 
-    try:
-        text = read_bytes(path, "collateral", cut=True).decode("utf-8", "replace")
-    except UsageError as error:
-        fault = CollateralError("file", error.message, hint="tdxctl collateral --help")
-        return Collateral.salvage("{}"), fault
     try:
         return Collateral.from_json(text), None
     except CollateralError as fault:
         return Collateral.salvage(text), fault
 
 
+def _nothing() -> Collateral:
+    from tdxstack.dcap import Collateral
+
+    return Collateral.salvage("{}")
+
+
 def kept_collateral(quote: bytes, at: int) -> tuple[Collateral, CollateralError | None]:
     """The collateral of the user's archive that held at ``at`` for the platform of ``quote``; else empty, and why."""
     from tdxstack.cli.commands.collateral_fetch import archive
-    from tdxstack.dcap import Collateral
     from tdxstack.pcs.from_quote import wanted_for
     from tdxstack.pcs.source import STANDARD
 
@@ -124,7 +157,7 @@ def kept_collateral(quote: bytes, at: int) -> tuple[Collateral, CollateralError 
         fault = CollateralError("archive", error.message, hint="tdxctl collateral fetch --quote QUOTE")
     except WireError as error:
         fault = CollateralError("archive", f"no collateral is named, and the quote does not tell: {error.message}")
-    return Collateral.salvage("{}"), fault
+    return _nothing(), fault
 
 
 def read_roots(roots: list[str] | None) -> list[str | bytes]:
@@ -204,7 +237,10 @@ def add_roots(parser: argparse.ArgumentParser) -> None:
 def add_evidence(parser: argparse.ArgumentParser) -> None:
     """Declare the quote, its collateral, roots and time."""
     parser.add_argument("quote", metavar="QUOTE", help="the quote: a file (binary, hexadecimal or base64), or -")
-    text = "collateral as one JSON document (default: of the archive, what held at the time; see 'collateral fetch')"
+    text = (
+        "collateral as one JSON document, or a bundle "
+        "(default: of the archive, what held at the time; see 'collateral fetch')"
+    )
     parser.add_argument("--collateral", metavar="FILE", help=text)
     add_roots(parser)
     add_time(parser)

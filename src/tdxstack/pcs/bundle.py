@@ -15,6 +15,7 @@ from tdxstack.dcap import Collateral
 from tdxstack.errors import CollateralAbsent, CollateralError
 from tdxstack.pcs import inspect
 from tdxstack.pcs.collateral import Wanted, describe
+from tdxstack.pcs.from_quote import wanted_for
 from tdxstack.pcs.source import (
     STANDARD,
     Ca,
@@ -94,6 +95,29 @@ def _row(row: object) -> Entry:
 def _entry(collateral: Collateral, evaluation: EvaluationSet) -> Entry:
     described = describe(collateral)
     return Entry(Wanted(described.fmspc, described.tee, described.ca, evaluation), collateral)
+
+
+def held_for(entries: Iterable[Entry], quote: bytes, at: int) -> Collateral:
+    """The set for a quote's platform that held at ``at`` (Unix seconds), issued last; else the last one there is.
+
+    Raises:
+        WireError: it is no quote.
+        CollateralError: there is none for its platform.
+    """
+    wanted = wanted_for(quote, STANDARD)
+    platform = (wanted.fmspc, wanted.tee, wanted.ca)
+    found = [entry for entry in entries if (entry.wanted.fmspc, entry.wanted.tee, entry.wanted.ca) == platform]
+    if not found:
+        raise CollateralAbsent("bundle", f"the bundle has no collateral of {wanted}", hint=f"add it: {_ADD}")
+
+    def fitness(entry: Entry) -> tuple[bool, bool, int]:
+        span = describe(entry.collateral).span
+        return span.holds(at), entry.wanted.evaluation == STANDARD, span.start
+
+    return max(found, key=fitness).collateral
+
+
+_ADD = "tdxctl collateral bundle BUNDLE --fmspc FMSPC -o NEW"
 
 
 class BundleSource:

@@ -110,8 +110,8 @@ def _hint(args: argparse.Namespace, appraisal: Appraisal, *, lacking: bool) -> s
     if str(verification.qvl.pck_certificate).endswith("CHAIN_UNTRUSTED"):
         return "name another root by --trust-root, if you trust it"
     if not verification.authentic or any(rule.name.startswith("tcb.") for rule in appraisal.failed):
-        collateral = f" --collateral {args.collateral}" if args.collateral else ""
-        return f"tdxctl quote explain {args.quote}{collateral}"
+        words = ["tdxctl quote explain", args.quote, *(["--collateral", args.collateral] if args.collateral else [])]
+        return " ".join([*words, *(f"--trust-root {root}" for root in args.trust_root or ())])
     return f"tdxctl policy explain{' ' + args.policy if args.policy else ''}"
 
 
@@ -184,7 +184,8 @@ def _verify(args: argparse.Namespace) -> tuple[Verification, CollateralError | N
     raw = evidence.read_quote(args.quote)
     at = evidence.moment(args)
     named = args.collateral is not None
-    collateral, fault = evidence.read_collateral(args.collateral) if named else evidence.kept_collateral(raw, at)
+    given = evidence.collateral_for(args.collateral, raw, at) if named else evidence.kept_collateral(raw, at)
+    collateral, fault = given
     verifier = Verifier(collateral=collateral, roots=evidence.read_roots(args.trust_root))
     return verifier.verify(raw, now=at), fault
 

@@ -1,13 +1,17 @@
-"""``tdxctl collateral compare`` of what cannot be compared."""
+"""``tdxctl collateral compare`` of what cannot be compared; quotes judged by a bundle."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tdxstack.cli.main import main
 from unit.cli.commands.test_quote import run
+
+BUNDLE = '{"schema": "tdxstack/collateral-bundle/v1"'
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +43,71 @@ def test_collateral_of_another_tee_is_not_compared(capsys: pytest.CaptureFixture
         5,
         "OLD is for SGX with FMSPC 00a067110000, NEW for TDX with FMSPC b0c06f000000",
     )
+
+
+@pytest.fixture(scope="session")
+def bundle(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two evaluations of one FMSPC, and two other platforms."""
+    path = tmp_path_factory.mktemp("bundle") / "bundle.json"
+    names = ("zkdcap-v4", "flashbots-dcap-v4", "dcapqvl-tdx-v4", "dcapqvl-sgx-v3")
+    files = [str(real.parent / name / "collateral.json") for name in names]
+    assert main(["collateral", "bundle", *files, "-o", str(path)]) == 0
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("zkdcap-v4", "OutOfDate"),
+        ("flashbots-dcap-v4", "UpToDate"),
+        ("dcapqvl-tdx-v4", "UpToDate"),
+        ("dcapqvl-sgx-v3", "ConfigurationAndSWHardeningNeeded"),
+    ],
+)
+def test_a_bundle_has_what_held_for_the_quotes_platform(
+    capsys: pytest.CaptureFixture[str], real: Path, bundle: Path, name: str, status: str
+) -> None:
+    folder = real.parent / name
+    at = str(json.loads((folder / "meta.json").read_text())["valid_from"])
+    code, body = run(capsys, "quote", "verify", folder / "quote.bin", "--collateral", bundle, "--at", at)
+    assert (code, body["status"]) == (0 if status == "UpToDate" else 3, status)
+    later = run(capsys, "quote", "verify", folder / "quote.bin", "--collateral", bundle)
+    assert (later[0], later[1]["status"]) == (5, "SGX_CRL_EXPIRED"), "what there is, though it is over"
+
+
+@pytest.mark.parametrize(
+    ("quote", "text", "code", "says"),
+    [
+        ("gotdx-spr-e4-v4", None, 5, "no collateral of TDX 50806F000000"),
+        (None, None, 3, "quote"),
+        ("zkdcap-v4", '{"schema": "tdxstack/collateral-bundle/v1"', 5, "not JSON"),
+        (
+            "zkdcap-v4",
+            '{"schema": "tdxstack/collateral-bundle/v1", "entries": [{}]}',
+            5,
+            "an entry without collateral",
+        ),
+        (
+            "zkdcap-v4",
+            '{"schema": "tdxstack/collateral-bundle/v1", "entries": []}',
+            5,
+            "no collateral of TDX 00806F0",
+        ),
+    ],
+)
+def test_bundles_without_what_is_wanted(
+    capsys: pytest.CaptureFixture[str],
+    real: Path,
+    bundle: Path,
+    tmp_path: Path,
+    quote: str | None,
+    text: str | None,
+    code: int,
+    says: str,
+) -> None:
+    raw, given = tmp_path / "quote.bin", tmp_path / "bundle.json"
+    raw.write_bytes((real.parent / quote / "quote.bin").read_bytes() if quote else b"no quote")
+    given.write_text(text if text is not None else bundle.read_text())
+    status, body = run(capsys, "quote", "verify", raw, "--collateral", given)
+    assert (status, body["authentic"]) == (code, False)
+    assert says in body["steps"][0]["detail"], body["steps"][0]
