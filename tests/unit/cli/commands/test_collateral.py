@@ -79,20 +79,11 @@ def test_a_bundle_has_what_held_for_the_quotes_platform(
     ("quote", "text", "code", "says"),
     [
         ("gotdx-spr-e4-v4", None, 5, "no collateral of TDX 50806F000000"),
-        (None, None, 3, "quote"),
-        ("zkdcap-v4", '{"schema": "tdxstack/collateral-bundle/v1"', 5, "not JSON"),
-        (
-            "zkdcap-v4",
-            '{"schema": "tdxstack/collateral-bundle/v1", "entries": [{}]}',
-            5,
-            "an entry without collateral",
-        ),
-        (
-            "zkdcap-v4",
-            '{"schema": "tdxstack/collateral-bundle/v1", "entries": []}',
-            5,
-            "no collateral of TDX 00806F0",
-        ),
+        (None, None, 3, "the quote does not tell"),
+        ("zkdcap-v4", BUNDLE, 3, "not JSON"),
+        ("zkdcap-v4", BUNDLE + "}", 3, "not tdxstack/collateral-bundle/v1 with up to 1024 entries"),
+        ("zkdcap-v4", BUNDLE + ', "entries": [{}]}', 3, "an entry without collateral"),
+        ("zkdcap-v4", BUNDLE + ', "entries": []}', 5, "no collateral of TDX 00806F050000"),
     ],
 )
 def test_bundles_without_what_is_wanted(
