@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tdxstack.errors import TdxStackError
 from tdxstack.system import paths
-from tdxstack.vm import lifecycle
+from tdxstack.vm import changes, lifecycle, saved
 from tdxstack.vm.record import TdRecord
 from tdxstack.vm.spec import TdSpec
 from tdxstack.vm.state import State
@@ -113,3 +115,62 @@ def gone(record: TdRecord) -> None:
     while left := processes(record.place.run_dir):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
+
+
+TAKER = """#!{python}
+import fcntl, os, re, socket, sys
+port = re.search(r"hostfwd=tcp:127[.]0[.]0[.]1:([0-9]+)-:22", " ".join(sys.argv))
+if port and os.path.exists("{flag}"):
+    os.remove("{flag}")
+    taker = socket.create_server(("127.0.0.1", int(port[1])))
+    if os.fork() == 0:
+        os.setsid()
+        kept = taker.fileno()
+        os.closerange(0, kept)
+        os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+        with open("{held}") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+        os._exit(0)
+    taker.close()
+os.execv("{qemu}", sys.argv)
+"""
+
+
+@dataclass(frozen=True)
+class PortTaker:
+    """A QEMU whose port to ssh is taken, once, after it was found free and before QEMU wants it."""
+
+    program: Path
+    flag: Path
+    held: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> PortTaker:
+        taker = cls(folder / "qemu-port", folder / "take", folder / "held")
+        qemu = shutil.which("qemu-system-x86_64")
+        taker.program.write_text(TAKER.format(python=sys.executable, flag=taker.flag, held=taker.held, qemu=qemu))
+        taker.program.chmod(0o755)
+        taker.held.touch()
+        return taker
+
+    @contextlib.contextmanager
+    def taking_next(self) -> Iterator[None]:
+        """The next start finds its port taken, which stays so within the block."""
+        with self.held.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            self.flag.touch()
+            yield
+
+
+def taken_up_on_another_port(taker: PortTaker) -> None:
+    """A paused TD ``demo`` is saved, loses its port while it is taken up, and goes on where it was."""
+    first = lifecycle.start("demo").run.ssh_port
+    lifecycle.suspend("demo")
+    changes.save("demo")
+    with taker.taking_next():
+        record = lifecycle.start("demo")
+    assert not taker.flag.exists(), "the port was taken"
+    assert (record.state, record.reason) == (State.PAUSED, None)
+    assert record.run.ssh_port not in (None, first)
+    assert lifecycle.resume("demo").state is State.RUNNING
+    assert not saved.saved_state("demo").exists()

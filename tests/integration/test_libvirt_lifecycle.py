@@ -14,13 +14,13 @@ import pytest
 from integration.conftest import Tdxctl, run_by_the_agent
 from libvirt_daemon import Libvirtd, libvirtd
 from libvirt_tds import Define, again, define
-from td_home import BOOT_TIMEOUT, gone, home, until
+from td_home import BOOT_TIMEOUT, PortTaker, gone, home, taken_up_on_another_port, until
 from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.vm import changes, events, lifecycle
 from tdxstack.vm import record as records
 from tdxstack.vm.control import RemoteError
 from tdxstack.vm.libvirt import domains, observed
-from tdxstack.vm.spec import VmType
+from tdxstack.vm.spec import Accelerator, VmType
 from tdxstack.vm.state import State
 from tiny_guest import TinyGuest, tiny_guest
 
@@ -213,6 +213,12 @@ def test_transient_and_clone(define: Define, libvirtd: Libvirtd) -> None:
     changes.clone("demo", "copy")
     assert _state(libvirtd, "copy") == "shut off"
     assert domains.uuid_of("copy") in libvirtd.virsh("domuuid", "copy").stdout
+
+
+def test_a_port_that_is_taken_while_a_state_is_taken_up(define: Define, tmp_path: Path) -> None:
+    taker = PortTaker.make(tmp_path)
+    define(qemu=str(taker.program), accelerator=Accelerator.TCG)
+    taken_up_on_another_port(taker)
 
 
 def test_settings_disk_console_and_events(define: Define, libvirtd: Libvirtd, home: Path, tmp_path: Path) -> None:

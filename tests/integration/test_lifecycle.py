@@ -15,12 +15,23 @@ from pathlib import Path
 
 import pytest
 
-from td_home import BOOT_TIMEOUT, Define, define, gone, home, processes, small_disk, until
+from td_home import (
+    BOOT_TIMEOUT,
+    Define,
+    PortTaker,
+    define,
+    gone,
+    home,
+    processes,
+    small_disk,
+    taken_up_on_another_port,
+    until,
+)
 from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.vm import changes, events, lifecycle, saved, waiting
 from tdxstack.vm.control import RemoteError
 from tdxstack.vm.record import Place, TdRecord
-from tdxstack.vm.spec import VmType
+from tdxstack.vm.spec import Accelerator, VmType
 from tdxstack.vm.state import State
 from tiny_guest import TinyGuest, tiny_guest
 
@@ -280,6 +291,12 @@ def test_save_and_go_on(define: Define, kind: VmType, tmp_path: Path) -> None:
     assert lifecycle.status("demo").run.boots == 0
     assert took < 20, "that was a boot"
     assert not saved.saved_state("demo").exists(), "a state is gone on from once"
+
+
+def test_a_port_that_is_taken_while_a_state_is_taken_up(define: Define, tmp_path: Path) -> None:
+    taker = PortTaker.make(tmp_path)
+    define(type=VmType.EFI, qemu=str(taker.program), accelerator=Accelerator.TCG)
+    taken_up_on_another_port(taker)
 
 
 def test_snapshots(define: Define) -> None:

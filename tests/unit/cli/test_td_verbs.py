@@ -157,3 +157,14 @@ def test_events_as_text(kernel: str, capsys: Capture) -> None:
     shutdown, state = capsys.readouterr().out.splitlines()
     assert shutdown.split()[1:] == ["SHUTDOWN", "guest=true", "reason=guest-shutdown"]
     assert state.split()[1:] == ["state", "state=stopped"]
+
+
+def test_events_are_followed_until_the_td_is_gone(
+    kernel: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["td", "create", "a", "--type=efi", "--kernel", kernel])
+    happening = [lambda: events.note("a", "STOP", {}), lambda: lifecycle.delete("a")]
+    monkeypatch.setattr("time.sleep", lambda _seconds: happening.pop(0)())
+    capsys.readouterr()
+    assert main(["td", "events", "a", "--follow"]) == 0
+    assert capsys.readouterr().out.split()[1:] == ["STOP"]

@@ -37,7 +37,7 @@ def add_verbs(add: AddVerb, add_settings: Callable[[argparse.ArgumentParser], No
     auto = add("autostart", run_autostart, "start every TD whose setting autostart is on", named=False)
     td_text.add_changing(auto)
     events = add("events", run_events, "what happened to a TD")
-    events.add_argument("--follow", "-f", action="store_true", help="go on printing what happens")
+    events.add_argument("--follow", "-f", action="store_true", help="go on printing what happens until it is deleted")
     events.add_argument("--json", action="store_true", help="print each event as a line of JSON")
 
 
@@ -159,6 +159,7 @@ def run_events(args: argparse.Namespace) -> ExitCode:
 
     from tdxstack.vm import events
     from tdxstack.vm.lifecycle import status
+    from tdxstack.vm.record import Place
 
     status(args.name)
     path = events.path(args.name)
@@ -171,7 +172,7 @@ def run_events(args: argparse.Namespace) -> ExitCode:
                 for line in stream:
                     output.raw(line if args.json else _told(line))
                 offset = stream.tell()
-        if not args.follow:
+        if not args.follow or not Place(args.name).record.exists():
             return ExitCode.DONE
         time.sleep(FOLLOW_INTERVAL)
 
