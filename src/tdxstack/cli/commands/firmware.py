@@ -72,11 +72,29 @@ def _add_enroll(verbs: Any) -> None:
     _add_writing(enroll)
 
 
+def _attributes(text: str) -> int:
+    """A UINT32 of EFI_VARIABLE_* bits. For argparse."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text} is no number of 32 bits")
+    return value
+
+
+def _variable_name(text: str) -> str:
+    """A name of characters that UCS-2 has. For argparse."""
+    if not text or any(ord(character) > 0xFFFF or 0xD800 <= ord(character) < 0xE000 for character in text):
+        raise argparse.ArgumentTypeError("a variable has a name, of characters up to U+FFFF")
+    return text
+
+
 def _add_set_var(verbs: Any) -> None:
     variable = _verb(verbs, "set-var", run_set_var, "set or delete a UEFI variable in a firmware file")
     variable.add_argument("firmware", metavar="FILE", help=FILE_HELP)
     variable.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="file to write")
-    variable.add_argument("--name", required=True, metavar="NAME", help="the variable's name")
+    variable.add_argument("--name", required=True, type=_variable_name, metavar="NAME", help="the variable's name")
     variable.add_argument("--guid", required=True, metavar="GUID", type=UUID, help="the variable's vendor GUID")
     value = variable.add_mutually_exclusive_group(required=True)
     value.add_argument("--data", metavar="FILE", type=Path, help="file with the value")
@@ -84,7 +102,7 @@ def _add_set_var(verbs: Any) -> None:
     value.add_argument("--hex", metavar="HEX", help="the value in hexadecimal")
     value.add_argument("--delete", action="store_true", help="delete the variable")
     variable.add_argument(
-        "--attributes", metavar="N", type=lambda text: int(text, 0), default=7, help="EFI_VARIABLE_* (default: 7)"
+        "--attributes", metavar="N", type=_attributes, default=7, help="EFI_VARIABLE_* (default: 7)"
     )
     _add_writing(variable)
 
@@ -130,13 +148,16 @@ def run_show(args: argparse.Namespace) -> ExitCode:
     from tdxstack.measure.firmware import inspect
     from tdxstack.measure.secure_boot import is_on
     from tdxstack.wire.efi.varstore import VariableStore
+    from tdxstack.wire.efi.volume import volumes
     from tdxstack.wire.tdvf import TdvfMetadata
 
     firmware = _read(args.firmware)
     facts = inspect(firmware)
     try:
         variables = VariableStore.from_bytes(firmware).variables
-    except WireError:
+    except WireError as error:
+        if not volumes(firmware):
+            raise WireError("firmware volume", "header", 0, "neither volumes nor variables: no firmware") from error
         variables = ()
     try:
         sections = [section.name for section in TdvfMetadata.from_bytes(firmware).sections]
@@ -253,6 +274,8 @@ def run_set_var(args: argparse.Namespace) -> ExitCode:
     if args.delete:
         return _write(args, firmware, without_variable(firmware, args.name, args.guid))
     value = _value(args)
+    if not value:
+        raise UsageError("a variable without a value is none", hint="to delete it: --delete")
     changed = with_variables(firmware, [Variable(args.name, args.guid, value, args.attributes)])
     return _write(args, firmware, changed)
 

@@ -100,6 +100,35 @@ def test_set_var(firmware: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([*common, "--hex", "zz"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--name", "", "--hex", "00"], "has a name"),
+        (["--name", "A", "--hex", ""], "--delete"),
+        (["--name", "A", "--text", ""], "--delete"),
+        (["--name", "A", "--hex", "0g"], "hexadecimal"),
+        (["--name", "\udcff", "--hex", "00"], "has a name"),
+        (["--name", "\U0001f600", "--hex", "00"], "has a name"),
+        (["--name", "A", "--hex", "00", "--attributes", "-1"], "--attributes"),
+        (["--name", "A", "--hex", "00", "--attributes", "4294967296"], "--attributes"),
+    ],
+)
+def test_what_is_no_variable(
+    options: list[str], words: str, firmware: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new.fd"
+    assert main(["firmware", "set-var", str(firmware), "-o", str(out), "--guid", GUID, *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("content", [b"", bytes(4096), b"no firmware" * 100])
+def test_what_is_no_firmware_is_not_shown(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert main(["firmware", "show", str(tmp_path / "file"), "--json"]) == 1
+    assert document(capsys)["structure"] == "firmware volume"
+
+
 def test_enroll_without_keys(firmware: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["firmware", "enroll", str(firmware), "-o", str(tmp_path / "x")]) == 2
     assert "--keys DIR" in capsys.readouterr().err
