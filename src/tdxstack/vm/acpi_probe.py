@@ -17,7 +17,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,6 +164,16 @@ def _wait_for_socket(path: Path, child: process.Child, log: Path, deadline: floa
 
 def _wait_for_shutdown(path: Path, child: process.Child, log: Path, deadline: float) -> None:
     """Speak just enough QMP to hear that the marker kernel has switched the machine off."""
+    try:
+        _hear_shutdown(path, child, log, deadline)
+    except OSError:  # it hung up: what it said in its log is the reason
+        with suppress(process.ChildTimeout):
+            child.wait(timeout=max(0.0, deadline - time.monotonic()))
+        _check(child, log, deadline)
+        raise
+
+
+def _hear_shutdown(path: Path, child: process.Child, log: Path, deadline: float) -> None:
     with socket.socket(socket.AF_UNIX) as control:
         control.settimeout(0.5)
         control.connect(str(path))
@@ -171,17 +181,19 @@ def _wait_for_shutdown(path: Path, child: process.Child, log: Path, deadline: fl
         heard = b""
         while b'"SHUTDOWN"' not in heard and b'"shutdown"' not in heard:
             _check(child, log, deadline)
-            try:
-                heard += control.recv(65536)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                answer = control.recv(65536)
+                if not answer:
+                    raise ConnectionResetError(f"{log.stem} closed its QMP connection")
+                heard += answer
 
 
 def _check(child: process.Child, log: Path, deadline: float) -> None:
     if child.poll() is not None:
         text = log.read_text(errors="replace").strip().splitlines()
         tail = "; ".join(text[-3:]) or f"status {child.returncode}"
-        raise SystemFault(f"the firmware probe's {log.stem} ended: {tail}", hint="tdxctl host check")
+        hint = "mend what it names, or give the tables as files: --blobs DIR"
+        raise SystemFault(f"the firmware probe's {log.stem} ended: {tail}", hint=hint)
     if time.monotonic() > deadline:
         raise SystemFault(
             "the firmware did not start a kernel in time",

@@ -143,3 +143,16 @@ def test_nothing_to_predict(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_machine_has_such_memory(memory: str, firmware: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["measure", "predict", "--firmware", str(firmware), f"--memory={memory}"]) == 2
     assert "memory" in capsys.readouterr().err
+
+
+@pytest.mark.processes
+def test_a_machine_that_qemu_refuses_is_told_in_qemus_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TDXSTACK_HOME", str(tmp_path / "home"))
+    (tmp_path / "OVMF.fd").write_bytes(firmware_file(GENERIC_4M))
+    (tmp_path / "kernel").write_bytes(marker_kernel())
+    argv = ["measure", "predict", "--firmware", str(tmp_path / "OVMF.fd"), "--kernel", str(tmp_path / "kernel")]
+    assert main([*argv, "--device", "no-such-device", "--no-disk", "--json"]) == 1
+    message = json.loads(capsys.readouterr().out)["message"]
+    assert "'no-such-device' is not a valid device model name" in message
