@@ -24,6 +24,7 @@ CONTENTS = (
     "cli/__main__.py",
     "cli/main.py",
     "cli/malformed.py",
+    "cli/td_names.py",
     "cli/output.py",
     "cli/evidence.py",
     "cli/eventlog_text.py",
