@@ -14,7 +14,7 @@ from libvirt_tds import Define, again, define
 from td_home import BOOT_TIMEOUT, gone, home, until
 from tdxstack.errors import TdxStackError
 from tdxstack.vm import changes, lifecycle
-from tdxstack.vm.control import RemoteError
+from tdxstack.vm.error_document import RemoteError
 from tdxstack.vm.libvirt import observed
 from tdxstack.vm.record import Place
 from tdxstack.vm.spec import VmType

@@ -18,7 +18,7 @@ from td_home import BOOT_TIMEOUT, PortTaker, gone, home, taken_up_on_another_por
 from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.vm import changes, events, lifecycle
 from tdxstack.vm import record as records
-from tdxstack.vm.control import RemoteError
+from tdxstack.vm.error_document import RemoteError
 from tdxstack.vm.libvirt import domains, observed
 from tdxstack.vm.spec import Accelerator, VmType
 from tdxstack.vm.state import State

@@ -20,7 +20,7 @@ from td_home import BOOT_TIMEOUT, home, until
 from tdxstack.errors import ExitCode, NetworkFault, PlatformMissing, TdxStackError, UsageError
 from tdxstack.system.process import first_bytes
 from tdxstack.vm import changes, events, lifecycle
-from tdxstack.vm.control import RemoteError
+from tdxstack.vm.error_document import RemoteError
 from tdxstack.vm.libvirt import observed
 from tdxstack.vm.libvirt.domains import uuid_of
 from tdxstack.vm.libvirt.far_site import FarSite

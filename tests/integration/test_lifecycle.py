@@ -29,7 +29,7 @@ from td_home import (
 )
 from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.vm import changes, events, lifecycle, saved, waiting
-from tdxstack.vm.control import RemoteError
+from tdxstack.vm.error_document import RemoteError
 from tdxstack.vm.record import Place, TdRecord
 from tdxstack.vm.spec import Accelerator, VmType
 from tdxstack.vm.state import State

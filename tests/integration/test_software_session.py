@@ -20,7 +20,7 @@ from tdxstack.measure.launch import launch_events
 from tdxstack.measure.mrtd import mrtd
 from tdxstack.measure.replay import replay
 from tdxstack.measure.rtmr import fold
-from tdxstack.platform.base import TdParameters, open_session
+from tdxstack.platform.base import TdParameters
 from tdxstack.platform.software.platform import SoftwarePlatform
 from tdxstack.platform.software.session import SoftwareTdSession
 from tdxstack.system import process
@@ -76,7 +76,7 @@ class Boot:
 
 async def start(platform: SoftwarePlatform, directory: Path, *more: str, state: bytes | None = None) -> Boot:
     parameters = TdParameters(memory_bytes=MEMORY)
-    session = open_session(platform, "demo", parameters, FIRMWARE.read_bytes(), directory)
+    session = platform.session("demo", parameters, FIRMWARE.read_bytes(), directory)
     assert isinstance(session, SoftwareTdSession)
     if state is not None:
         session.load_state(state)

@@ -21,7 +21,8 @@ from tdxstack.image.builder import plan_build
 from tdxstack.image.firmware import FirmwareFile, cached_firmware, default_firmware, firmware_file
 from tdxstack.image.store import find_by_key
 from tdxstack.measure.prediction import Prediction
-from tdxstack.platform.base import Platform, PlatformKind, default_name, open_platform
+from tdxstack.platform.base import Platform, PlatformKind
+from tdxstack.platform.registry import default_name, open_platform
 from tdxstack.system import paths
 from tdxstack.system.files import private_directory, write_atomic
 from tdxstack.vm import lifecycle

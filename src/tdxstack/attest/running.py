@@ -14,7 +14,8 @@ from tdxstack.attest.evidence import Evidence
 from tdxstack.dcap.policy import Policy
 from tdxstack.errors import StateError
 from tdxstack.measure.prediction import Prediction
-from tdxstack.platform.base import Platform, open_platform
+from tdxstack.platform.base import Platform
+from tdxstack.platform.registry import open_platform
 from tdxstack.system import paths
 from tdxstack.system.files import private_directory, sha256_file, write_atomic
 from tdxstack.vm import lifecycle

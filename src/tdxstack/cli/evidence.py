@@ -147,7 +147,7 @@ def _nothing() -> Collateral:
 
 def kept_collateral(quote: bytes, at: int) -> tuple[Collateral, CollateralError | None]:
     """The collateral of the user's archive that held at ``at`` for the platform of ``quote``; else empty, and why."""
-    from tdxstack.cli.commands.collateral_fetch import archive
+    from tdxstack.cli.collateral_places import archive
     from tdxstack.pcs.from_quote import wanted_for
     from tdxstack.pcs.source import STANDARD
 

@@ -18,9 +18,10 @@ from tdxstack.cloud.vmparam import (
 from tdxstack.errors import PlatformMissing, UsageError
 from tdxstack.image.firmware import default_firmware
 from tdxstack.image.store import MANIFEST, find_image, read_image
-from tdxstack.platform.base import open_platform
+from tdxstack.platform.registry import open_platform
 from tdxstack.vm import choose
 from tdxstack.vm.spec import TdSpec, VmType
+from tdxstack.vm.spec_rules import checked
 
 
 class GuestOptions(TypedDict, total=False):
@@ -110,9 +111,9 @@ def guest_spec(name: str, vmtype: str, size: VMSpec, boot: BootFiles, options: G
         **_named(options),
         **options.get("settings", {}),
     }
-    spec = TdSpec.from_mapping(values).check()
+    spec = checked(TdSpec.from_mapping(values))
     if spec.firmware is None and spec.type is not VmType.LEGACY:
-        spec = TdSpec.from_mapping({**values, "firmware": str(_firmware(spec))}).check()
+        spec = checked(TdSpec.from_mapping({**values, "firmware": str(_firmware(spec))}))
     return spec
 
 

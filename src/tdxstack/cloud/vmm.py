@@ -21,6 +21,7 @@ from tdxstack.errors import UsageError
 from tdxstack.vm import changes, lifecycle
 from tdxstack.vm.record import Place, TdRecord
 from tdxstack.vm.spec import TdSpec, Via
+from tdxstack.vm.spec_rules import checked
 from tdxstack.vm.state import State
 
 SHUTDOWN_MODES = (SHUTDOWN_DEFAULT, SHUTDOWN_ACPI, SHUTDOWN_AGENT)
@@ -122,7 +123,7 @@ class _Supervised:
             changes.change(self.name, values)
             return
         merged = {**self._spec.to_mapping(), **values}
-        self._spec = TdSpec.from_mapping({key: value for key, value in merged.items() if value is not None}).check()
+        self._spec = checked(TdSpec.from_mapping({key: value for key, value in merged.items() if value is not None}))
 
     def record(self) -> TdRecord:
         return lifecycle.status(self.name)

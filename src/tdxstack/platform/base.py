@@ -1,19 +1,19 @@
 """The two things a platform gives: TD sessions for the VM that carries a TD, and what a verifier needs.
 
-A platform is opened by name. ``tdx`` is this machine's TDX hardware; every other name is a software platform, a
-directory under :func:`tdxstack.system.paths.platforms`.
+Platforms have names: ``tdx`` is this machine's TDX hardware; every other one is a software platform, a directory
+under :func:`tdxstack.system.paths.platforms`. They are opened by ``platform.registry``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from tdxstack.errors import PlatformMissing, UsageError
+from tdxstack.errors import UsageError
 from tdxstack.wire.tdreport import TdAttributes
 
 #: Name of the platform that is this machine's TDX hardware.
@@ -154,69 +154,3 @@ def check_name(name: str) -> str:
             f"{name!r} is not a name: use a-z, 0-9, '.', '_' and '-', at most 63, first a letter or digit"
         )
     return name
-
-
-def _open_software(name: str) -> Platform:
-    from tdxstack.platform.software.platform import SoftwarePlatform
-
-    return SoftwarePlatform.open(name)
-
-
-def _open_hardware(name: str) -> Platform:
-    from tdxstack.platform.linux_host import HardwarePlatform
-
-    return HardwarePlatform.open(name)
-
-
-_OPENERS: Mapping[PlatformKind, Callable[[str], Platform]] = {
-    PlatformKind.SOFTWARE: _open_software,
-    PlatformKind.TDX: _open_hardware,
-}
-
-
-def default_name() -> str:
-    """TDX hardware if this host has it, else the default software platform."""
-    from tdxstack.platform.linux_host import probe
-
-    return HARDWARE if probe().usable else DEFAULT_SOFTWARE
-
-
-def open_platform(name: str | None = None) -> Platform:
-    """Open a platform by name; None means TDX hardware if this host has it, else the default software platform.
-
-    The default software platform is made on first use.
-
-    Raises:
-        PlatformMissing: no such platform.
-    """
-    if name is None:
-        name = default_name()
-    kind = PlatformKind.TDX if name == HARDWARE else PlatformKind.SOFTWARE
-    if name == DEFAULT_SOFTWARE:
-        from tdxstack.platform.software.platform import SoftwarePlatform
-
-        return SoftwarePlatform.open_or_create(name)
-    return _OPENERS[kind](name)
-
-
-def list_platforms() -> list[Platform]:
-    """All platforms of this machine: the hardware, if it is usable, then the software platforms by name."""
-    from tdxstack.platform.linux_host import probe
-    from tdxstack.platform.software.platform import SoftwarePlatform
-
-    found: list[Platform] = []
-    if probe().usable:
-        found.append(_open_hardware(HARDWARE))
-    for name in SoftwarePlatform.names():
-        try:
-            found.append(_open_software(name))
-        except PlatformMissing:
-            continue
-    return found
-
-
-def open_session(
-    platform: Platform, name: str, parameters: TdParameters, firmware: bytes, run_dir: Path
-) -> TdSession:
-    """A session for one TD on ``platform``; see :meth:`Platform.session`."""
-    return platform.session(name, parameters, firmware, run_dir)

@@ -237,18 +237,3 @@ def parse_units(text: str) -> dict[str, str]:
         if fields.get("LoadState") == "loaded" and "Id" in fields:
             states[fields["Id"]] = fields.get("ActiveState", "")
     return states
-
-
-def open_host(root: Path | None) -> HostSource:
-    """This machine, or the tree at ``root``.
-
-    Raises:
-        HostReadError: there is no such tree.
-    """
-    if root is None:
-        return LiveHost()
-    if not root.is_dir():
-        raise HostReadError(str(root), "no such directory", missing=True)
-    from tdxstack.platform.linux_captured import CapturedHost
-
-    return CapturedHost(root)

@@ -15,12 +15,7 @@ from tdxstack.errors import SystemFault
 from tdxstack.platform.linux_captured import JOURNALS, KERNEL_LOGS, SYSTEM_LOGS
 from tdxstack.platform.linux_host_files import HostReadError
 from tdxstack.platform.linux_host_source import HostSource
-from tdxstack.preflight import report
-from tdxstack.preflight.checks import attestation
-from tdxstack.preflight.diagnosis import Problem, Readable, Scan, Scanner
-from tdxstack.preflight.host import Host
-from tdxstack.preflight.model import Outcome, run
-from tdxstack.preflight.signatures import Severity
+from tdxstack.preflight.diagnosis import Readable, Scan, Scanner
 
 #: Log files of a host, besides the kernel log and the journal: directories are read one level deep.
 PLACES = (
@@ -37,8 +32,6 @@ PLACES = (
 LOG_NAME = re.compile(
     r"(?i)[\w.-]*(?:dmesg|kern|journal|qemu|libvirt|qgs|pccs|qcnl|mpa|guest|aesm|syslog|messages)[\w.-]*\.(?:log|txt)(?:\.gz)?"
 )
-#: Checks of configuration that belong to a diagnosis.
-CONFIGURATION = ("attestation.qcnl", "attestation.qcnl_url", "attestation.qcnl_tls", "attestation.pccs_uri")
 
 
 def scan_file(path: Path) -> Scan:
@@ -99,30 +92,3 @@ def _files(source: HostSource, path: str) -> Sequence[str]:
         names = (f"{path}/{name}" for name in source.files.names(path))
         return [name for name in names if source.files.resolve(name).is_file()]
     return [path]
-
-
-def configuration(source: HostSource, *, absent_counts: bool = False) -> list[Problem]:
-    """What the checks say of the quote provider's and the PCCS's configuration."""
-    host = Host(source)
-    wanted = [check for check in attestation.CHECKS if check.id == "attestation.qcnl"]
-    found = []
-    for result in report.everything([run(check, host) for check in wanted]):
-        if result.check.id in CONFIGURATION and result.outcome in (Outcome.FAIL, Outcome.WARN):
-            if "No such file" in result.finding.evidence and not absent_counts:
-                continue
-            severity = Severity.ERROR if result.outcome is Outcome.FAIL else Severity.WARNING
-            found.append(
-                Problem(
-                    id=f"config.{result.check.id}",
-                    severity=severity,
-                    title=f"{result.check.title}: {result.check.want}",
-                    detail="",
-                    cause=result.check.why,
-                    fix=result.fix,
-                    count=1,
-                    source="configuration",
-                    line_number=0,
-                    line=result.finding.evidence,
-                )
-            )
-    return found

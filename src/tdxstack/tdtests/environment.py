@@ -14,8 +14,9 @@ from tdxstack.errors import PlatformMissing, TdxStackError, UsageError
 from tdxstack.image.builder import build_image
 from tdxstack.image.firmware import default_firmware
 from tdxstack.image.options import BuildOptions
-from tdxstack.platform.base import HARDWARE, default_name, open_platform
+from tdxstack.platform.base import HARDWARE
 from tdxstack.platform.linux_host_files import HostFiles
+from tdxstack.platform.registry import default_name, open_platform
 from tdxstack.vm.keys import authorized_keys
 
 #: The recipe of each guest distribution's image.

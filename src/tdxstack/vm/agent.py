@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tdxstack.errors import SystemFault
-from tdxstack.vm.control import RemoteError, error_from_document
+from tdxstack.vm.error_document import RemoteError, error_from_document
 
 #: Longest line that an agent may send: a CCEL and a quote in base64 fit many times.
 MAX_LINE = 16 << 20

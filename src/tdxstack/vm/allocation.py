@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,14 +14,16 @@ from tdxstack.system import paths
 from tdxstack.system.files import locked
 from tdxstack.vm import record as records
 from tdxstack.vm.network import PortForward, is_user
+from tdxstack.vm.observation import observe
+from tdxstack.vm.ports import HOST, can_bind
 from tdxstack.vm.record import Run, TdRecord
-from tdxstack.vm.site import PortIsFree, site_of
+from tdxstack.vm.site import PortIsFree
+from tdxstack.vm.sites import site_of
 from tdxstack.vm.spec import TdSpec
 from tdxstack.vm.spec_rules import FIRST_CID
 from tdxstack.vm.state import ACTIVE
 
 FIRST_PORT, LAST_PORT = 10022, 19999
-HOST = "127.0.0.1"
 #: QEMU's own prefix for locally made addresses.
 MAC_PREFIX = "52:54:00"
 
@@ -45,23 +45,6 @@ def mac_address(name: str, taken: frozenset[str] = frozenset()) -> str:
         if address not in taken:
             return address
         attempt += 1
-
-
-def can_bind(port: int, protocol: str = "tcp") -> bool:
-    """Whether a program could listen on ``port`` of 127.0.0.1 now."""
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET, kind) as probe:
-        if protocol == "tcp":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-            if protocol == "tcp":
-                probe.listen(1)
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                return False
-            raise
-    return True
 
 
 def fill(record: TdRecord, run: Run, *, preview: bool = False) -> Run:
@@ -113,7 +96,7 @@ def _others(name: str) -> Iterator[TdRecord]:
     for other in records.names():
         if other != name:
             try:
-                yield records.observe(other, known)
+                yield observe(other, known)
             except (SystemFault, UsageError):
                 continue
 

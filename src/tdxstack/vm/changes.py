@@ -10,11 +10,13 @@ from tdxstack.errors import StateError, TdxStackError, UsageError
 from tdxstack.vm import lifecycle, saved
 from tdxstack.vm import record as records
 from tdxstack.vm.control import ControlClient
-from tdxstack.vm.lifecycle import ANSWER_MARGIN, Progress, exclusively
+from tdxstack.vm.lifecycle import ANSWER_MARGIN, exclusively
 from tdxstack.vm.record import OVERLAY, TdRecord
-from tdxstack.vm.site import site_of
+from tdxstack.vm.sites import site_of
 from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.spec_rules import checked
 from tdxstack.vm.state import ACTIVE, STARTABLE, State
+from tdxstack.vm.supervision import Progress
 
 SAVE_TIMEOUT = 600.0
 REBOOT_MODES = ("auto", "acpi", "agent", "force")
@@ -92,7 +94,7 @@ def change(name: str, values: Mapping[str, Any]) -> TdRecord:
         raise UsageError("a TD's name cannot be changed", hint=f"tdxctl td clone {name} NEW-NAME")
     with exclusively(name, "change its settings", STARTABLE - {State.SAVED}) as record:
         merged = {**record.spec.to_mapping(), **values}
-        spec = TdSpec.from_mapping({key: value for key, value in merged.items() if value is not None}).check()
+        spec = checked(TdSpec.from_mapping({key: value for key, value in merged.items() if value is not None}))
         site, old_site = site_of(spec), site_of(record.spec)
         site.check(spec)
         moves = spec.image != record.spec.image or site.key != old_site.key

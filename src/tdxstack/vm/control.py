@@ -7,53 +7,22 @@ The server is in ``vm.control_server``.
 from __future__ import annotations
 
 import json
-import re
 import socket
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from tdxstack.errors import ExitCode, StateError, SystemFault, TdxStackError
-from tdxstack.vm.record import Place, observe
+from tdxstack.errors import StateError, SystemFault
+from tdxstack.vm.error_document import error_from_document
+from tdxstack.vm.observation import observe
+from tdxstack.vm.record import Place
 from tdxstack.vm.spec import Via
 from tdxstack.vm.state import ACTIVE
+from tdxstack.vm.supervision import adopt
 
 CONNECT_TIMEOUT = 5.0
 ADOPT_PATIENCE, ADOPT_INTERVAL = 10.0, 0.05
 DEFAULT_TIMEOUT = 60.0
-
-
-class RemoteError(TdxStackError):
-    """An error that the supervisor answered with; ``kind`` is its class there, the exit code is the same."""
-
-    def __init__(self, kind: str, message: str, *, hint: str | None, exit_code: ExitCode) -> None:
-        super().__init__(message, hint=hint)
-        self.kind = kind
-        self.exit_code = exit_code
-
-
-#: What hints of parts that do not know which TD they serve have in place of its name.
-PLACEHOLDER = re.compile(r"(?<![-\w])NAME(?![-\w])")
-
-
-def error_document(error: TdxStackError, name: str) -> dict[str, Any]:
-    """An error of the TD ``name`` as it goes over a socket or a pipe."""
-    return {
-        "type": getattr(error, "kind", type(error).__name__),
-        "message": error.message,
-        "hint": error.hint and PLACEHOLDER.sub(name, error.hint),
-        "exit_code": int(error.exit_code),
-    }
-
-
-def error_from_document(values: Mapping[str, Any]) -> RemoteError:
-    """The error that ``error_document`` wrote."""
-    try:
-        code = ExitCode(values.get("exit_code", ExitCode.FAILED))
-    except ValueError:
-        code = ExitCode.FAILED
-    kind, message = str(values.get("type", "error")), str(values.get("message", "no message"))
-    return RemoteError(kind, message, hint=values.get("hint"), exit_code=code)
 
 
 class ControlClient:
@@ -126,8 +95,6 @@ def _connected(name: str, operation: str) -> socket.socket:
 
 def _adopted(name: str, fault: SystemFault) -> socket.socket:
     """A connection to the supervisor that takes over; the last one may still be letting go."""
-    from tdxstack.vm.lifecycle import adopt
-
     deadline = time.monotonic() + ADOPT_PATIENCE
     while True:
         adopt(name)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tdxstack.errors import SystemFault, TdxStackError, UsageError
-from tdxstack.vm.control import error_document
+from tdxstack.vm.error_document import error_document
 
 MAX_LINE = 16 << 20
 FLUSH_TIMEOUT = 2.0

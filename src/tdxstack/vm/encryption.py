@@ -20,7 +20,8 @@ from typing import Any, Protocol
 from tdxstack.errors import SystemFault, WireError
 from tdxstack.vm.control import ControlClient
 from tdxstack.vm.kernel_image import kernel_of, unpack
-from tdxstack.vm.record import TdRecord, observe
+from tdxstack.vm.observation import observe
+from tdxstack.vm.record import TdRecord
 from tdxstack.vm.site import require_here
 from tdxstack.vm.spec import VmType
 from tdxstack.vm.state import State, require

@@ -6,13 +6,11 @@ Imports here stay light: `td list` must not pay for what `td start` needs.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -22,14 +20,16 @@ from tdxstack.system import paths
 from tdxstack.system.files import locked, private_directory, take_lock
 from tdxstack.system.interrupts import held_back
 from tdxstack.vm import record as records
-from tdxstack.vm.control import ControlClient, error_from_document
+from tdxstack.vm.control import ControlClient
+from tdxstack.vm.observation import observe
 from tdxstack.vm.record import TdRecord
 from tdxstack.vm.saved import saved_state
-from tdxstack.vm.site import site_of
+from tdxstack.vm.sites import site_of
 from tdxstack.vm.spec import TdSpec, Via
+from tdxstack.vm.spec_rules import checked
 from tdxstack.vm.state import ACTIVE, STARTABLE, State, require
+from tdxstack.vm.supervision import Progress, await_report, spawn_supervisor
 
-Progress = Callable[[str], None]
 LOCK_PATIENCE = 5.0
 READY_TIMEOUT = 300.0
 STOP_TIMEOUT = 60.0
@@ -45,7 +45,7 @@ def create(spec: TdSpec) -> TdRecord:
     Raises:
         UsageError: bad settings, missing files, or a TD of that name exists.
     """
-    spec.check()
+    checked(spec)
     site_of(spec).check(spec)
     place = records.Place(spec.name)
     with locked(paths.tds() / ".lock"):
@@ -72,9 +72,9 @@ def define_anew(before: TdRecord, record: TdRecord) -> TdRecord:
     if _is_kept_by_libvirt(before) and (
         not _is_kept_by_libvirt(record) or before.spec.connect != record.spec.connect
     ):
-        _libvirt_definition().undefine(before)
+        _domain_definition().undefine(before)
     if _is_kept_by_libvirt(record):
-        defined: TdRecord = _libvirt_definition().define(record)
+        defined: TdRecord = _domain_definition().define(record)
         return defined
     return record
 
@@ -83,15 +83,15 @@ def _is_kept_by_libvirt(record: TdRecord) -> bool:
     return record.spec.via is Via.LIBVIRT and not record.spec.transient
 
 
-def _libvirt_definition() -> ModuleType:
-    from tdxstack.vm.libvirt import definition
+def _domain_definition() -> ModuleType:
+    from tdxstack.vm import domain_definition
 
-    return definition
+    return domain_definition
 
 
 def status(name: str) -> TdRecord:
     """The TD's record, true at this moment."""
-    return records.observe(name)
+    return observe(name)
 
 
 def list_all() -> list[TdRecord]:
@@ -100,7 +100,7 @@ def list_all() -> list[TdRecord]:
     known: dict[str, Any] = {}
     for name in records.names():
         try:
-            found.append(records.observe(name, known))
+            found.append(observe(name, known))
         except UsageError:
             continue
         except SystemFault as error:
@@ -118,7 +118,7 @@ def start(name: str, *, progress: Progress | None = None, discard_saved: bool = 
         StateError: it runs already.
         TdxStackError: what kept it from starting, as its supervisor said.
     """
-    record = records.observe(name)
+    record = observe(name)
     hint = f"tdxctl td show {name}" if record.state in ACTIVE else None
     require(name, "start", record.state, STARTABLE, hint)
     pid = None
@@ -126,7 +126,7 @@ def start(name: str, *, progress: Progress | None = None, discard_saved: bool = 
         with held_back():
             pid, report = _launch(record, discard_saved)
         with report:
-            return _await_report(record, report, progress)
+            return await_report(record, report, progress)
     except KeyboardInterrupt:
         if pid is not None:
             _interrupt(name, pid)
@@ -144,29 +144,10 @@ def _launch(record: TdRecord, discard_saved: bool) -> tuple[int, IO[bytes]]:
             saved_state(record.name).discard()
             before = State.STOPPED if before is State.SAVED else before
         records.save(record.moved(State.STARTING))
-        pid, reading = _spawn_supervisor(record, lock, f"--before={before}")
+        pid, reading = spawn_supervisor(record, lock, f"--before={before}")
         return pid, os.fdopen(reading, "rb")
     finally:
         os.close(lock)
-
-
-def adopt(name: str) -> TdRecord:
-    """Give a TD whose machine runs without a supervisor another one; see ``vm.libvirt``.
-
-    Raises:
-        SystemFault: its machine cannot be taken over.
-    """
-    record = records.observe(name)
-    try:
-        lock = take_lock(record.place.lock, wait=False)
-    except LockHeld:
-        return records.load(name)
-    try:
-        _, reading = _spawn_supervisor(records.load(name), lock, "--adopt")
-    finally:
-        os.close(lock)
-    with os.fdopen(reading, "rb") as report:
-        return _await_report(record, report, None)
 
 
 def _lock(record: TdRecord) -> int:
@@ -182,54 +163,12 @@ def _lock(record: TdRecord) -> int:
             time.sleep(0.05)
 
 
-def _spawn_supervisor(record: TdRecord, lock: int, *more: str) -> tuple[int, int]:
-    """Start a supervisor that inherits the lock; its process id, and the end of its report pipe to read from."""
-    from tdxstack.system.process import spawn
-
-    place = record.place
-    reading, writing = os.pipe()
-    words = [record.name, f"--lock={lock}", f"--report={writing}", *more]
-    try:
-        with place.supervisor_log.open("wb") as log:
-            child = spawn(
-                [sys.executable, "-P", "-m", "tdxstack.vm.supervisor", *words],
-                stdout=log,
-                stderr=log,
-                pass_fds=(lock, writing),
-                cwd=place.directory,
-                die_with_parent=False,
-                new_session=True,
-            )
-    except BaseException:
-        os.close(reading)
-        raise
-    finally:
-        os.close(writing)
-    return child.pid, reading
-
-
-def _await_report(record: TdRecord, report: Any, progress: Progress | None) -> TdRecord:
-    for line in report:
-        message = json.loads(line)
-        if "step" in message and progress is not None:
-            progress(message["step"])
-        if "started" in message:
-            return TdRecord.from_mapping(message["started"])
-        if "failed" in message:
-            raise error_from_document(message["failed"])
-    said = record.place.supervisor_log.read_text(errors="replace").strip().splitlines()
-    raise SystemFault(
-        f"TD {record.name}: its supervisor ended during the start" + (f": {said[-1]}" if said else ""),
-        hint=f"tdxctl td start {record.name}; its log: {record.place.supervisor_log}",
-    )
-
-
 def _interrupt(name: str, pid: int) -> None:
     """End a start that is under way, and wait until its supervisor has cleaned up."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + INTERRUPT_PATIENCE
-    while records.observe(name).state in ACTIVE:
+    while observe(name).state in ACTIVE:
         if time.monotonic() > deadline:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -303,7 +242,7 @@ def exclusively(name: str, operation: str, states: frozenset[State]) -> Iterator
     Raises:
         StateError: it is in none of ``states``.
     """
-    record = records.observe(name)
+    record = observe(name)
     require(name, operation, record.state, states, hint=_saved_hint(record))
     lock = _lock(record)
     try:
@@ -322,7 +261,7 @@ def settled(name: str) -> TdRecord:
     """The record once no supervisor holds the TD; a transient TD is gone by then."""
     try:
         os.close(_patiently(records.Place(name).lock, None))
-        return records.observe(name)
+        return observe(name)
     except (UsageError, SystemFault):
         if records.Place(name).record.exists():
             raise
@@ -342,7 +281,7 @@ def delete(name: str, *, force: bool = False, forget: bool = False) -> None:
     if not place.directory.exists():
         raise UsageError(f"there is no TD {name!r}", hint="tdxctl td list")
     try:
-        record = records.observe(name)
+        record = observe(name)
     except SystemFault:
         record = None
     if record is not None and record.state in ACTIVE:
@@ -366,7 +305,7 @@ def delete(name: str, *, force: bool = False, forget: bool = False) -> None:
 def _remove_elsewhere(record: TdRecord) -> None:
     try:
         if _is_kept_by_libvirt(record):
-            _libvirt_definition().undefine(record)
+            _domain_definition().undefine(record)
         site_of(record.spec).forget(record.name)
     except SystemFault as fault:
         hint = f"see that it answers; tdxctl td delete {record.name} --forget asks nobody"

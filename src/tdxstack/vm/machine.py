@@ -1,7 +1,7 @@
 """A machine that carries a TD, whichever way it is driven: what QEMU's and libvirt's back ends both satisfy.
 
-Order of calls: ``start`` or ``adopt``, (``resume``), ..., ``close``. All coroutines run in one event loop. The back
-end is chosen by the specification's ``via``; ``open_machine`` is the register.
+Order of calls: ``start`` or ``adopt``, (``resume``), ..., ``close``. All coroutines run in one event loop.
+``vm.drivers`` opens the back end that the specification's ``via`` names.
 """
 
 from __future__ import annotations
@@ -9,16 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from tdxstack.errors import SystemFault
 from tdxstack.platform.base import TdSession
-from tdxstack.vm.spec import Via
-
-if TYPE_CHECKING:
-    from tdxstack.vm.dialects import Dialect
-    from tdxstack.vm.qemu.launch import Launch
-    from tdxstack.vm.record import TdRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +127,3 @@ class Machine(Protocol):
     async def close(self) -> None:
         """End everything of this machine; may be called at any time and more than once."""
         ...
-
-
-def open_machine(record: TdRecord, dialect: Dialect, launch: Launch, session: TdSession) -> Machine:
-    """The machine of a TD by the back end that its specification names; nothing is started."""
-    if record.spec.via is Via.LIBVIRT:
-        from tdxstack.vm.libvirt.machine import LibvirtMachine
-
-        return LibvirtMachine(record.spec, dialect, launch, session)
-    from tdxstack.vm.qemu.machine import QemuMachine
-
-    return QemuMachine(record.spec, dialect, launch, session, record.place.qemu_log)

@@ -10,8 +10,9 @@ from tdxstack.vm.dialects import Dialect, require
 from tdxstack.vm.network import read_port_forward
 from tdxstack.vm.qemu.launch import Launch
 from tdxstack.vm.record import OVERLAY, Run, TdRecord
-from tdxstack.vm.site import site_of
+from tdxstack.vm.sites import site_of
 from tdxstack.vm.spec import VmType
+from tdxstack.vm.spec_rules import checked
 
 
 def prepare(record: TdRecord) -> tuple[Dialect, Run]:
@@ -21,7 +22,7 @@ def prepare(record: TdRecord) -> tuple[Dialect, Run]:
         UsageError: settings that contradict each other, or a file that is missing.
         PlatformMissing: the dialect cannot do what the spec asks.
     """
-    spec = record.spec.check()
+    spec = checked(record.spec)
     site = site_of(spec)
     site.check(spec)
     dialect = site.dialect(spec)

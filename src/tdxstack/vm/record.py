@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tdxstack.errors import LockHeld, StateError, SystemFault, UsageError
+from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.system import paths
-from tdxstack.system.files import locked, private_directory, write_atomic
-from tdxstack.vm.spec import TdSpec, Via
-from tdxstack.vm.state import ACTIVE, State, allowed
+from tdxstack.system.files import private_directory, write_atomic
+from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.state import State, allowed
 
 SCHEMA = "tdxstack/td-record/v1"
 OVERLAY = "overlay.qcow2"
@@ -201,35 +201,3 @@ def save(record: TdRecord) -> None:
     """Write the record; it is on disk when this returns."""
     text = json.dumps(record.to_mapping(), indent=2) + "\n"
     write_atomic(record.place.record, text, mode=0o600)
-
-
-def observe(name: str, known: dict[str, Any] | None = None) -> TdRecord:
-    """The record, after a look whether the supervisor that an active state needs is there, and at libvirt.
-
-    ``known`` is handed from one TD to the next by who looks at many: see ``vm.libvirt.observed``.
-    """
-    record = load(name)
-    by_libvirt = record.spec.via is Via.LIBVIRT
-    if record.state not in ACTIVE and not by_libvirt:
-        return record
-    try:
-        with locked(record.place.lock, wait=False):
-            record = load(name)
-            if by_libvirt:
-                return _observed_by_libvirt(record, {} if known is None else known)
-            if record.state not in ACTIVE:
-                return record
-            record = record.moved(State.FAILED, KILLED)
-            save(record)
-    except LockHeld:
-        return load(name)
-    except SystemFault:
-        # The disk may be full; the truth is told all the same.
-        return record.moved(State.FAILED, KILLED) if record.state in ACTIVE else record
-    return record
-
-
-def _observed_by_libvirt(record: TdRecord, known: dict[str, Any]) -> TdRecord:
-    from tdxstack.vm.libvirt import observed
-
-    return observed.observe(record, known)

@@ -15,7 +15,8 @@ from tdxstack.errors import StateError, SystemFault, UsageError
 from tdxstack.system.files import private_directory, write_atomic
 from tdxstack.vm.record import OVERLAY, Place, load, now
 from tdxstack.vm.settings import NAME
-from tdxstack.vm.site import Site, site_of
+from tdxstack.vm.site import Site
+from tdxstack.vm.sites import site_of
 from tdxstack.vm.spec import TdSpec
 
 SCHEMA = "tdxstack/saved-state/v1"

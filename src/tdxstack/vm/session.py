@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tdxstack.platform.base import TdParameters, TdSession, open_platform, open_session
+from tdxstack.platform.base import TdParameters, TdSession
 from tdxstack.platform.linux_host import HardwareTdSession
+from tdxstack.platform.registry import open_platform
 from tdxstack.platform.software.swtpm import Swtpm
 from tdxstack.vm.dialects import wanted_attributes
 from tdxstack.vm.record import Place
@@ -89,4 +90,4 @@ def td_session(spec: TdSpec, firmware: Path | None, run_dir: Path) -> TdSession:
     if is_far(spec):
         # A far TD is on that host's hardware: see FarSite.check.
         return HardwareTdSession(parameters)
-    return open_session(open_platform(spec.platform), spec.name, parameters, firmware.read_bytes(), run_dir)
+    return open_platform(spec.platform).session(spec.name, parameters, firmware.read_bytes(), run_dir)

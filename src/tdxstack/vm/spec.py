@@ -90,7 +90,8 @@ def _setting(codec: Codec, text: str, default: Any = None, *, repeated: bool = F
 class TdSpec:
     """A TD as its user wants it. Sizes in bytes, MR* as 48 bytes, paths absolute.
 
-    Build it with ``TdSpec(...)``, ``from_mapping`` or ``vm.spec_file.read``; ``check`` tells what contradicts itself.
+    Build it with ``TdSpec(...)``, ``from_mapping`` or ``vm.spec_file.read``; ``spec_rules.checked`` tells
+    what contradicts itself.
     """
 
     name: str = field(metadata={"codec": kind.TD_NAME, "help": "name of the TD", "repeated": False})
@@ -141,17 +142,6 @@ class TdSpec:
     def cores(self) -> int:
         """Cores of a socket."""
         return self.vcpus // (self.sockets * self.threads)
-
-    def check(self) -> TdSpec:
-        """Return self if the settings agree with each other.
-
-        Raises:
-            UsageError: names the setting at fault and what to write instead.
-        """
-        from tdxstack.vm.spec_rules import check
-
-        check(self)
-        return self
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, base: Path | None = None) -> TdSpec:

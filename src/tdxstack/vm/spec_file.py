@@ -11,6 +11,7 @@ from typing import Any
 from tdxstack.errors import UsageError
 from tdxstack.system.files import write_atomic
 from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.spec_rules import checked
 
 
 def loads(text: str, *, base: Path | None = None) -> TdSpec:
@@ -19,7 +20,7 @@ def loads(text: str, *, base: Path | None = None) -> TdSpec:
     Raises:
         UsageError: not TOML, an unknown setting, a bad value, or settings that contradict each other.
     """
-    return TdSpec.from_mapping(parse(text, "the specification"), base=base).check()
+    return checked(TdSpec.from_mapping(parse(text, "the specification"), base=base))
 
 
 def parse(text: str, origin: str) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def is_bare_name(value: object, base: Path) -> bool:
 
 def read(path: Path) -> TdSpec:
     """A checked spec from a TOML file; the file's name stands in for a missing ``name``."""
-    return TdSpec.from_mapping(read_settings(path)).check()
+    return checked(TdSpec.from_mapping(read_settings(path)))
 
 
 def dumps(spec: TdSpec) -> str:

@@ -15,10 +15,15 @@ HUGEPAGE_SIZES = (0, 2 * MIB, 1024 * MIB)
 FIRST_CID = 3
 
 
-def check(spec: TdSpec) -> None:
-    """Raise UsageError at the first rule that ``spec`` breaks."""
+def checked(spec: TdSpec) -> TdSpec:
+    """``spec``, if its settings agree with each other.
+
+    Raises:
+        UsageError: names the setting at fault and what to write instead.
+    """
     for rule in (check_size, _boot, _type, _network, _driver):
         rule(spec)
+    return spec
 
 
 def _refuse(spec: TdSpec, setting: str, what: str, hint: str) -> None:

@@ -26,16 +26,17 @@ from tdxstack.system.files import write_atomic
 from tdxstack.vm import advice, allocation, events, keys, plan, restoring, writers
 from tdxstack.vm import record as records
 from tdxstack.vm.agent import AgentConnection
-from tdxstack.vm.control import error_document
 from tdxstack.vm.control_server import ControlServer
 from tdxstack.vm.dialects import Dialect
-from tdxstack.vm.machine import Ending, Event, LaunchFailed, Machine, open_machine
+from tdxstack.vm.drivers import open_machine
+from tdxstack.vm.error_document import error_document
+from tdxstack.vm.machine import Ending, Event, LaunchFailed, Machine
 from tdxstack.vm.qemu.launch import Launch
 from tdxstack.vm.record import OVERLAY, Run, TdRecord
 from tdxstack.vm.requests import Requests
 from tdxstack.vm.saved import Saved, discard_unfinished, saved_state
 from tdxstack.vm.session import td_session
-from tdxstack.vm.site import site_of
+from tdxstack.vm.sites import site_of
 from tdxstack.vm.state import ACTIVE, STARTABLE, State
 
 PORT_ATTEMPTS = 5

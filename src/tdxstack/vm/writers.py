@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tdxstack.errors import SystemFault, TdxStackError, UsageError
 from tdxstack.vm import record as records
+from tdxstack.vm.observation import observe
 from tdxstack.vm.record import TdRecord
 from tdxstack.vm.state import ACTIVE
 
@@ -32,7 +33,7 @@ def _users(name: str, image: Path) -> Iterator[TdRecord]:
     found = []
     for other in records.names():
         try:
-            record = records.observe(other)
+            record = observe(other)
         except (SystemFault, UsageError):
             continue
         same = record.spec.image is not None and record.spec.image.resolve() == image.resolve()

@@ -12,7 +12,7 @@ from tdxstack.cloud.dut import DUT
 from tdxstack.cloud.msr import MSR
 from tdxstack.errors import ProcessTimeout, ProgramMissing, StateError, UsageError
 from tdxstack.platform.linux_host_files import HostReadError
-from tdxstack.platform.linux_host_source import open_host
+from tdxstack.platform.linux_open_host import open_host
 
 HOSTS = Path(__file__).resolve().parents[2] / "vectors" / "hosts"
 

@@ -10,7 +10,7 @@ import pytest
 from firmware_file import compressed, ffs_file, volume
 from host_trees import HOSTS
 from tdxstack.cli.main import main
-from tdxstack.platform.linux_host_source import open_host
+from tdxstack.platform.linux_open_host import open_host
 from tdxstack.preflight import redaction, report, tree
 from tdxstack.preflight.capture import collect
 from tdxstack.preflight.firmware_files import TDVF_METADATA_GUID

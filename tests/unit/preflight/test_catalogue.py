@@ -11,7 +11,7 @@ import pytest
 from host_trees import CASES, HOSTS, Case
 from tdxstack.cli.main import main
 from tdxstack.errors import ExitCode
-from tdxstack.platform.linux_host_source import open_host
+from tdxstack.platform.linux_open_host import open_host
 from tdxstack.preflight import report, tree
 from tdxstack.preflight.host import Host
 

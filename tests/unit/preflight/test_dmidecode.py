@@ -12,7 +12,7 @@ import pytest
 
 from host_trees import CASES, Tree
 from tdxstack.errors import TdxStackError
-from tdxstack.platform.linux_host_source import open_host
+from tdxstack.platform.linux_open_host import open_host
 from tdxstack.preflight import dmidecode, report, tree
 from tdxstack.preflight.dmidecode import Hardware
 from tdxstack.preflight.host import Host

@@ -6,7 +6,7 @@ import pytest
 
 from host_trees import cpuinfo
 from tdxstack.cli.main import main
-from tdxstack.platform.linux_host_source import open_host
+from tdxstack.platform.linux_open_host import open_host
 from tdxstack.preflight import report, tree
 from tdxstack.preflight.host import Host
 

@@ -13,7 +13,7 @@ from hand_made import LOGS, REGISTERS, by_hand
 from host_trees import CASES, Case, Tree
 from tdxstack.cli.main import main
 from tdxstack.platform.linux_host_files import HostReadError
-from tdxstack.platform.linux_host_source import open_host
+from tdxstack.platform.linux_open_host import open_host
 from tdxstack.preflight import report, tree
 from tdxstack.preflight.capture import collect
 from tdxstack.preflight.host import Host

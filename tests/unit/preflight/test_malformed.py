@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from host_trees import HOSTS, stack_1_5, upstream
-from tdxstack.platform.linux_host_source import open_host
+from tdxstack.platform.linux_open_host import open_host
 from tdxstack.preflight import components, report, tree
 from tdxstack.preflight.capture import collect
 from tdxstack.preflight.host import Host

@@ -10,7 +10,7 @@ import pytest
 
 from hand_made import by_hand
 from host_trees import CASES, QCNL, Tree, dpkg
-from tdxstack.platform.linux_host_source import open_host
+from tdxstack.platform.linux_open_host import open_host
 from tdxstack.preflight import report, tree
 from tdxstack.preflight.host import Host
 

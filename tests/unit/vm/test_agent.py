@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tdxstack.vm.agent import AgentConnection, AgentError
-from tdxstack.vm.control import RemoteError
+from tdxstack.vm.error_document import RemoteError
 
 Guest = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

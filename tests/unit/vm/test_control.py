@@ -10,8 +10,9 @@ import pytest
 
 from tdxstack.errors import ExitCode, PlatformMissing, StateError, SystemFault
 from tdxstack.vm import lifecycle
-from tdxstack.vm.control import ControlClient, RemoteError, error_document, error_from_document
+from tdxstack.vm.control import ControlClient
 from tdxstack.vm.control_server import ControlServer
+from tdxstack.vm.error_document import RemoteError, error_document, error_from_document
 from tdxstack.vm.record import Place
 from tdxstack.vm.spec import TdSpec, VmType
 

@@ -11,6 +11,7 @@ from tdxstack.system import paths
 from tdxstack.system.files import take_lock
 from tdxstack.vm import lifecycle
 from tdxstack.vm import record as records
+from tdxstack.vm.observation import observe
 from tdxstack.vm.record import KILLED, Place, Run, TdRecord
 from tdxstack.vm.spec import TdSpec, VmType
 from tdxstack.vm.state import ACTIVE, STARTABLE, State, allowed, require
@@ -52,7 +53,7 @@ def test_an_active_state_without_a_supervisor_is_told_as_failed(spec: TdSpec) ->
     lifecycle.create(spec)
     for state in sorted(ACTIVE):
         records.save(TdRecord(spec=spec, state=state))
-        assert records.observe("demo").state is State.FAILED
+        assert observe("demo").state is State.FAILED
         assert records.load("demo").reason == KILLED
 
 
@@ -61,7 +62,7 @@ def test_an_active_state_with_a_supervisor_stands(spec: TdSpec) -> None:
     records.save(TdRecord(spec=spec, state=State.RUNNING))
     lock = take_lock(record.place.lock)
     try:
-        assert records.observe("demo").state is State.RUNNING
+        assert observe("demo").state is State.RUNNING
     finally:
         os.close(lock)
 

@@ -15,7 +15,7 @@ from tdxstack.vm import spec_file
 from tdxstack.vm.network import PortForward
 from tdxstack.vm.settings import read_size, write_size
 from tdxstack.vm.spec import SETTINGS, Boot, Ima, TdSpec, VmType, json_schema
-from tdxstack.vm.spec_rules import check_files
+from tdxstack.vm.spec_rules import check_files, checked
 
 KERNEL = Path("/boot/vmlinuz")
 TEXT = st.text(st.characters(exclude_characters="\0\n", exclude_categories=["Cs"]), max_size=30)
@@ -144,12 +144,12 @@ def test_bad_values_name_the_setting(values: dict[str, Any], message: str) -> No
 def test_contradictions(changes: dict[str, Any], message: str) -> None:
     spec = dataclasses.replace(TdSpec(name="demo", kernel=KERNEL), **changes)
     with pytest.raises(UsageError, match=message) as caught:
-        spec.check()
+        checked(spec)
     assert caught.value.hint
 
 
 def test_same_host_port_for_tcp_and_udp_is_fine() -> None:
-    TdSpec(name="a", kernel=KERNEL, ports=(PortForward("tcp", 53, 53), PortForward("udp", 53, 53))).check()
+    checked(TdSpec(name="a", kernel=KERNEL, ports=(PortForward("tcp", 53, 53), PortForward("udp", 53, 53))))
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

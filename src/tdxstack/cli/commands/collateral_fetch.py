@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import evidence, output
+from tdxstack.cli.collateral_places import archive, cache
 from tdxstack.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from tdxstack.dcap import Collateral
-    from tdxstack.pcs.archive import Archive
-    from tdxstack.pcs.cache import Cache
     from tdxstack.pcs.collateral import Wanted
     from tdxstack.pcs.source import Source
 
@@ -75,22 +74,6 @@ def _add_archive(parser: argparse.ArgumentParser) -> None:
     _add_wanted(find)
     evidence.add_time(find)
     find.set_defaults(run=run_archive_find)
-
-
-def archive(directory: Path | None = None) -> Archive:
-    """The archive of this user, or another one."""
-    from tdxstack.pcs.archive import Archive
-    from tdxstack.system import paths
-
-    return Archive(directory or paths.home() / "collateral-archive")
-
-
-def cache() -> Cache:
-    """The cache of this user; what goes in goes into the archive too."""
-    from tdxstack.pcs.cache import Cache
-    from tdxstack.system import paths
-
-    return Cache(paths.cache() / "collateral", archive=archive())
 
 
 def _wanted(args: argparse.Namespace) -> Wanted:

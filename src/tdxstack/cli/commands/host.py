@@ -64,7 +64,7 @@ def check(args: argparse.Namespace) -> ExitCode:
     """Look at the host, or at a captured tree of one."""
     import sys
 
-    from tdxstack.platform.linux_host_source import open_host
+    from tdxstack.platform.linux_open_host import open_host
     from tdxstack.preflight import report, tree
     from tdxstack.preflight.host import Host
 
@@ -84,12 +84,12 @@ def diagnose(args: argparse.Namespace) -> ExitCode:
     """Read logs and tell what is wrong."""
     import sys
 
-    from tdxstack.platform.linux_host_source import open_host
-    from tdxstack.preflight import diagnosis, log_sources
+    from tdxstack.platform.linux_open_host import open_host
+    from tdxstack.preflight import configuration, diagnosis, log_sources
 
     if args.files and args.root:
         raise UsageError("--root reads a captured tree: name no files beside it")
-    configuration: list[diagnosis.Problem] = []
+    configured: list[diagnosis.Problem] = []
     if args.files:
         scans = [
             log_sources.scan_stream("standard input", sys.stdin.buffer)
@@ -100,8 +100,8 @@ def diagnose(args: argparse.Namespace) -> ExitCode:
     else:
         source = open_host(args.root)
         scans = list(log_sources.scan_host(source))
-        configuration = log_sources.configuration(source)
-    found = [*diagnosis.problems(scans), *configuration]
+        configured = configuration.problems(source)
+    found = [*diagnosis.problems(scans), *configured]
     logs = [{"source": scan.source, "bytes": scan.size, "lines": scan.lines} for scan in scans]
     document = output.document(
         "host-diagnosis", {"ok": not found, "problems": [one.body() for one in found], "logs": logs}
@@ -112,7 +112,7 @@ def diagnose(args: argparse.Namespace) -> ExitCode:
 
 def components_command(args: argparse.Namespace) -> ExitCode:
     """List the components of the white paper's Table 2."""
-    from tdxstack.platform.linux_host_source import open_host
+    from tdxstack.platform.linux_open_host import open_host
     from tdxstack.preflight import components
     from tdxstack.preflight.host import Host
 
@@ -124,7 +124,7 @@ def components_command(args: argparse.Namespace) -> ExitCode:
 
 def capture(args: argparse.Namespace) -> ExitCode:
     """Copy what checks read, without secrets."""
-    from tdxstack.platform.linux_host_source import open_host
+    from tdxstack.platform.linux_open_host import open_host
     from tdxstack.preflight import capture as room
 
     plan = room.collect(open_host(args.root))

@@ -168,10 +168,10 @@ def qcnl(args: argparse.Namespace) -> ExitCode:
 
 
 def _check(args: argparse.Namespace) -> ExitCode:
-    from tdxstack.platform.linux_host_source import open_host
-    from tdxstack.preflight import diagnosis, log_sources
+    from tdxstack.platform.linux_open_host import open_host
+    from tdxstack.preflight import configuration, diagnosis
 
-    found = log_sources.configuration(open_host(None if args.root == Path("/") else args.root), absent_counts=True)
+    found = configuration.problems(open_host(None if args.root == Path("/") else args.root), absent_counts=True)
     document = output.document(
         "host-diagnosis", {"ok": not found, "problems": [one.body() for one in found], "logs": []}
     )

@@ -84,7 +84,7 @@ def _root(args: argparse.Namespace) -> Path:
 
 
 def _present(args: argparse.Namespace) -> Present | None:
-    from tdxstack.platform.linux_host_source import open_host
+    from tdxstack.platform.linux_open_host import open_host
     from tdxstack.preflight import running_module
     from tdxstack.preflight.host import Host
 
@@ -99,7 +99,7 @@ def show(args: argparse.Namespace) -> ExitCode:
         facts = _software(args.platform).describe()
         body: dict[str, Any] = {"platform": "software", "module": facts.get("tdx_module"), "facts": facts}
     else:
-        from tdxstack.platform.linux_host_source import open_host
+        from tdxstack.platform.linux_open_host import open_host
         from tdxstack.preflight.host import Host
 
         body = running_module.describe(Host(open_host(args.root)))

@@ -102,7 +102,7 @@ def create_command(args: argparse.Namespace) -> ExitCode:
 
 def list_command(args: argparse.Namespace) -> ExitCode:
     """List the platforms, one line each."""
-    from tdxstack.platform.base import list_platforms
+    from tdxstack.platform.registry import list_platforms
 
     found = [platform.describe() for platform in list_platforms()]
     document = output.document("platforms", {"platforms": found})
@@ -112,7 +112,8 @@ def list_command(args: argparse.Namespace) -> ExitCode:
 
 def show_command(args: argparse.Namespace) -> ExitCode:
     """Tell one platform."""
-    from tdxstack.platform.base import HARDWARE, open_platform
+    from tdxstack.platform.base import HARDWARE
+    from tdxstack.platform.registry import open_platform
     from tdxstack.platform.software.platform import SoftwarePlatform
 
     platform = open_platform(HARDWARE) if args.name == HARDWARE else SoftwarePlatform.open(args.name)

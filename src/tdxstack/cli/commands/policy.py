@@ -95,7 +95,7 @@ def run_from_prediction(args: argparse.Namespace) -> ExitCode:
 def run_from_td(args: argparse.Namespace) -> ExitCode:
     """``policy from-td``: predicted from the TD's files, not asked of the TD."""
     from tdxstack.vm.expect import expect, started_argv
-    from tdxstack.vm.record import observe
+    from tdxstack.vm.observation import observe
 
     record = observe(args.td)
     return _pin(args.td, expect(record.spec, machine=started_argv(record)))

@@ -131,7 +131,7 @@ def _show(args: argparse.Namespace, argv: list[str], dialect: str) -> ExitCode:
 
 def _become(options: Options, args: argparse.Namespace, argv: list[str]) -> ExitCode:
     from tdxstack.system.process import become
-    from tdxstack.vm.allocation import can_bind
+    from tdxstack.vm.ports import can_bind
 
     _missing(options, args)
     for letter, port in (("-p", options.monitor_port), ("-f", options.ssh_port)):

@@ -126,8 +126,9 @@ def run_create(args: argparse.Namespace) -> ExitCode:
 
     from tdxstack.cli.commands.td_images import NAMED, resolve, take_pending
     from tdxstack.vm import lifecycle, spec_file
-    from tdxstack.vm.site import site_of
+    from tdxstack.vm.sites import site_of
     from tdxstack.vm.spec import SETTINGS, TdSpec
+    from tdxstack.vm.spec_rules import checked
 
     values = spec_file.read_settings(Path(args.spec), NAMED) if args.spec else {}
     options = {setting.name: getattr(args, f"set_{setting.name}", None) for setting in SETTINGS}
@@ -135,7 +136,7 @@ def run_create(args: argparse.Namespace) -> ExitCode:
     if args.name:
         values["name"] = args.name
     pending = take_pending(values) if args.dry_run else {}
-    spec = TdSpec.from_mapping(resolve(values)).check()
+    spec = checked(TdSpec.from_mapping(resolve(values)))
     if args.dry_run:
         site_of(spec).check(spec)
         return td_text.specification(args, spec, pending)

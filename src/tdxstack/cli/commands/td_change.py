@@ -53,6 +53,7 @@ def run_set(args: argparse.Namespace) -> ExitCode:
     from tdxstack.vm import changes
     from tdxstack.vm.lifecycle import status
     from tdxstack.vm.spec import SETTINGS, TdSpec
+    from tdxstack.vm.spec_rules import checked
 
     options = {setting.name: getattr(args, f"set_{setting.name}", None) for setting in SETTINGS}
     values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -64,7 +65,7 @@ def run_set(args: argparse.Namespace) -> ExitCode:
     values = resolve(values, boot=present.boot.value)
     if args.dry_run:
         merged = {**present.to_mapping(), **values}
-        spec = TdSpec.from_mapping({name: value for name, value in merged.items() if value is not None}).check()
+        spec = checked(TdSpec.from_mapping({name: value for name, value in merged.items() if value is not None}))
         return td_text.specification(args, spec, pending)
     return td_text.told(args, changes.change(args.name, values), lambda: f"{args.name} changed")
 

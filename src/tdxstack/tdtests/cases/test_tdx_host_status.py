@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tdxstack.platform.base import PlatformKind, open_platform
+from tdxstack.platform.base import PlatformKind
 from tdxstack.platform.linux_host_source import LiveHost
+from tdxstack.platform.registry import open_platform
 from tdxstack.preflight.host import Host
 from tdxstack.preflight.model import Outcome, Result
 from tdxstack.preflight.tree import check_host, host_checks

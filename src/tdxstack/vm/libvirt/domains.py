@@ -20,7 +20,7 @@ from tdxstack.vm.libvirt.domain_xml import Identity
 from tdxstack.vm.libvirt.endings import ending_of_shutoff
 from tdxstack.vm.machine import Ending
 from tdxstack.vm.qemu.launch import Launch
-from tdxstack.vm.site import site_of
+from tdxstack.vm.site import Site
 from tdxstack.vm.spec import TdSpec
 
 #: virDomainState: NOSTATE 0, RUNNING 1, BLOCKED 2, PAUSED 3, SHUTDOWN 4, SHUTOFF 5, CRASHED 6, PMSUSPENDED 7.
@@ -86,7 +86,7 @@ def ending_while_away(present: int, reason: int) -> Ending:
     return ending_of_shutoff(reason)
 
 
-def xml_of(connection: Any, spec: TdSpec, dialect: Dialect, launch: Launch) -> str:
+def xml_of(connection: Any, spec: TdSpec, dialect: Dialect, launch: Launch, site: Site) -> str:
     """The domain's XML for this libvirt.
 
     Raises:
@@ -94,17 +94,17 @@ def xml_of(connection: Any, spec: TdSpec, dialect: Dialect, launch: Launch) -> s
     """
     if reasons := list(domain_xml.refusals(spec, dialect)):
         raise PlatformMissing(f"TD {spec.name}: " + "; ".join(reasons), hint="start it under QEMU: --via qemu")
-    emulator = site_of(spec).program(spec.qemu)
-    return domain_xml.build(spec, dialect, launch, emulator=emulator, identity=identity(connection, spec))
+    emulator = site.program(spec.qemu)
+    return domain_xml.build(spec, dialect, launch, emulator=emulator, identity=identity(connection, spec, site))
 
 
-def identity(connection: Any, spec: TdSpec) -> Identity:
+def identity(connection: Any, spec: TdSpec, site: Site) -> Identity:
     """The UUID, and the labels with which the system's libvirtd lets QEMU reach what is ours: overlay and sockets."""
     if not is_system(spec.connect):
         return Identity(uuid_of(spec.name))
     capabilities = ET.fromstring(connection.getCapabilities())  # noqa: S314 - from our own libvirtd
     models = {element.text for element in capabilities.findall("./host/secmodel/model")}
-    user, group = site_of(spec).user()
+    user, group = site.user()
     labels: list[tuple[str, str | None]] = [("dac", f"+{user}:+{group}")]
     labels += [(model, None) for model in ("apparmor", "selinux") if model in models]
     return Identity(uuid_of(spec.name), tuple(labels))

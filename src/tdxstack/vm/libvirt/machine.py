@@ -25,7 +25,7 @@ from tdxstack.vm.libvirt.tunnel import Tunnel
 from tdxstack.vm.machine import Ending, Event, LaunchFailed
 from tdxstack.vm.qemu.launch import Launch, completed
 from tdxstack.vm.record import Place
-from tdxstack.vm.site import is_far
+from tdxstack.vm.site import Site, is_far
 from tdxstack.vm.spec import TdSpec
 
 #: Seconds that a session may outlive its QEMU, and that libvirtd, if it is there, may take to tell of the end.
@@ -39,10 +39,11 @@ LIBVIRT_AGENT, OWN_AGENT = "channel0", "agent0"
 class LibvirtMachine:
     """Defines, starts, watches and ends one domain; owns its session."""
 
-    def __init__(self, spec: TdSpec, dialect: Dialect, launch: Launch, session: TdSession) -> None:
+    def __init__(self, spec: TdSpec, dialect: Dialect, launch: Launch, session: TdSession, site: Site) -> None:
         self._spec = spec
         self._dialect = dialect
         self._launch = launch
+        self._site = site
         self._uuid = domains.uuid_of(spec.name)
         self._link = Link(spec.connect, self)
         self._tunnel = self._tunnel_of(launch) if is_far(spec) else None
@@ -99,7 +100,7 @@ class LibvirtMachine:
                 f"TD {self._spec.name}", "start its domain", "running in libvirt", "one that is shut off",
                 hint=f"virsh -c '{self._spec.connect}' destroy {self._spec.name}",
             )  # fmt: skip
-        xml = domains.xml_of(connection, self._spec, self._dialect, launch)
+        xml = domains.xml_of(connection, self._spec, self._dialect, launch, self._site)
         flags = libvirt.VIR_DOMAIN_START_PAUSED
         if launch.platform_arguments:
             flags |= libvirt.VIR_DOMAIN_START_AUTODESTROY

@@ -24,7 +24,7 @@ ENDED_WITH_SUPERVISOR = "its supervisor was killed, and its domain ended with it
 States = dict[str, tuple[int, int]]
 
 
-def observe(record: TdRecord, known: dict[str, Any]) -> TdRecord:
+def observed_by_libvirt(record: TdRecord, known: dict[str, Any]) -> TdRecord:
     """The record as libvirt shows it; call it with the TD's lock held. A changed state is on disk.
 
     ``known`` keeps what a libvirt has said, by its URI: within one look at many TDs each is asked once.

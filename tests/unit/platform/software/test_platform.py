@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from tdxstack.errors import LockHeld, PlatformMissing, StateError, UsageError
-from tdxstack.platform.base import list_platforms, open_platform
+from tdxstack.platform.registry import list_platforms, open_platform
 from tdxstack.platform.software.collateral import LIFETIME, Collateral
 from tdxstack.platform.software.platform import SoftwarePlatform
 from tdxstack.platform.software.sgx_extension import SGX_EXTENSION_OID

@@ -10,7 +10,8 @@ import pytest
 from tdxstack.errors import ExitCode, PlatformMissing
 from tdxstack.vm.libvirt.far_end import PATIENCE, FarEnd, dialled
 from tdxstack.vm.libvirt.far_site import FarSite
-from tdxstack.vm.site import HERE, is_far, require_here, site_of
+from tdxstack.vm.site import is_far, require_here
+from tdxstack.vm.sites import HERE, site_of
 from tdxstack.vm.spec import TdSpec, Via, VmType
 
 

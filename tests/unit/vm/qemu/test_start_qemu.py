@@ -17,6 +17,7 @@ from tdxstack.errors import UsageError
 from tdxstack.vm import choose, lifecycle
 from tdxstack.vm.qemu.start_qemu import Machine, Options, tdx15_argv, to_spec
 from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.spec_rules import checked
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "start-qemu"
 OPTIONS = Options(image=Path("/images/td.qcow2"), kernel=Path("/images/vmlinuz"))
@@ -78,7 +79,7 @@ def test_what_the_script_did_not_check(changes: dict[str, Any], message: str) ->
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_case_is_a_specification_too(case: str) -> None:
-    spec = to_spec(replace(OPTIONS, **CASES[case]), "x", firmware=None).check()
+    spec = checked(to_spec(replace(OPTIONS, **CASES[case]), "x", firmware=None))
     assert TdSpec.from_mapping(spec.to_mapping()) == spec
 
 

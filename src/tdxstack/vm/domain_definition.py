@@ -9,12 +9,7 @@ from tdxstack.vm import record as records
 from tdxstack.vm.libvirt import domains
 from tdxstack.vm.libvirt.connection import call, open_connection
 from tdxstack.vm.record import TdRecord
-from tdxstack.vm.spec import Via
-
-
-def is_kept(record: TdRecord) -> bool:
-    """Whether libvirt keeps a definition of this TD."""
-    return record.spec.via is Via.LIBVIRT and not record.spec.transient
+from tdxstack.vm.sites import site_of
 
 
 def define(record: TdRecord) -> TdRecord:
@@ -30,7 +25,7 @@ def define(record: TdRecord) -> TdRecord:
         with allocation.allocating():
             dialect, run, launch = plan.complete(record)
             record = replace(record, run=run)
-            xml = call(lambda: domains.xml_of(connection, record.spec, dialect, launch), uri)
+            xml = call(lambda: domains.xml_of(connection, record.spec, dialect, launch, site_of(record.spec)), uri)
             call(lambda: domains.define(connection, record.spec, xml), uri)
             records.save(record)
         return record
