@@ -33,7 +33,7 @@ ADVICE: tuple[tuple[str, str], ...] = (
         "Parameter 'qom-type' does not accept value 'tdx-guest'",
         "this QEMU has no such object, perhaps replaced by an update: tdxctl host check",
     ),
-    ("TDVF contains unsupported section type", "that firmware is for another VMM: tdxctl firmware inspect FILE"),
+    ("TDVF contains unsupported section type", "that firmware is for another VMM: tdxctl firmware show FILE"),
     ("bridge helper failed", "let QEMU use the bridge: a line `allow BRIDGE` in /etc/qemu/bridge.conf"),
     ("is not a valid device model name", "qemu-system-x86_64 -device help; tdxctl td set NAME --unset devices"),
     ("no iommu_group found", "turn the IOMMU on (intel_iommu=on) and bind the device to vfio-pci"),

@@ -201,12 +201,18 @@ class QgsServer:
             return
         self._connections[task] = client
         try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 while await self._exchange(reader, writer):
                     pass
+            writer.close()
+        except TimeoutError:
+            # A client that does not read would hold an orderly end, and what it was to be sent, for ever.
+            writer.transport.abort()
+        except BaseException:
+            writer.transport.abort()
+            raise
         finally:
             del self._connections[task]
-            writer.close()
 
     def _admits(self, client: str) -> bool:
         mine = sum(other == client for other in self._connections.values())

@@ -283,16 +283,12 @@ def test_who_is_at_the_other_end(platform: SoftwarePlatform, tmp_path: Path) -> 
 
 def test_a_client_that_reads_nothing_is_let_go(platform: SoftwarePlatform, tmp_path: Path) -> None:
     async def main() -> None:
-        async with serving(platform, tmp_path / "q", 0.3) as path, connected(path) as (reader, writer):
+        async with serving(platform, tmp_path / "q", 0.3) as path, connected(path) as (_, writer):
             request = qgs.frame(GetCollateralRequest(b"SWTDX\0", "platform").to_bytes())
-            with contextlib.suppress(ConnectionError):
-                for _ in range(2000):
+            with pytest.raises(ConnectionError):
+                while True:
                     writer.write(request)
                     await asyncio.wait_for(writer.drain(), 60)
-                    await asyncio.sleep(0)
-            with contextlib.suppress(ConnectionError):
-                while await reader.read(1 << 16):
-                    pass
 
     asyncio.run(main())
 
