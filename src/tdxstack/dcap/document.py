@@ -7,6 +7,7 @@ from typing import Any
 from tdxstack.dcap.appraisal import Appraisal, iso
 from tdxstack.dcap.explain import REMEDY_TEXT, Explanation, Part
 from tdxstack.dcap.verification import Step, Verification
+from tdxstack.wire.body_members import body_members
 from tdxstack.wire.quote import TdReportBody
 
 
@@ -53,24 +54,12 @@ def quote_members(verification: Verification) -> dict[str, Any] | None:
     quote = verification.quote
     if quote is None:
         return None
-    members: dict[str, Any] = {
+    return {
         "version": quote.header.version,
         "tee": "tdx" if isinstance(quote.body, TdReportBody) else "sgx",
         "body_type": int(quote.body_type),
-        "report_data": quote.body.report_data.hex(),
+        **body_members(quote.body),
     }
-    body = quote.body
-    if isinstance(body, TdReportBody):
-        members |= {
-            "mr_td": body.mr_td.hex(),
-            "rtmrs": [rtmr.hex() for rtmr in body.rtmrs],
-            "mr_seam": body.mr_seam.hex(),
-            "td_attributes": f"{body.td_attributes:016x}",
-            "xfam": f"{body.xfam:016x}",
-        }
-    else:
-        members |= {"mr_enclave": body.mr_enclave.hex(), "mr_signer": body.mr_signer.hex()}
-    return members
 
 
 def supplemental_members(verification: Verification) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tdxstack.cli import evidence, output
 from tdxstack.errors import CollateralError, ExitCode, UsageError
+from tdxstack.wire.body_members import body_members
 from tdxstack.wire.quote import (
     CertificationData,
     CertificationType,
@@ -17,8 +18,6 @@ from tdxstack.wire.quote import (
     TdReportBody,
 )
 from tdxstack.wire.sgx_extension import find_in_certificate
-from tdxstack.wire.sgx_report import SgxReportBody
-from tdxstack.wire.tdreport import TdAttributes
 
 if TYPE_CHECKING:
     from tdxstack.dcap import Verification
@@ -203,47 +202,6 @@ def show_members(quote: Quote) -> dict[str, Any]:
         "signature": _signature_members(quote),
         "trailing_bytes": len(quote.trailing),
     }
-
-
-def body_members(body: TdReportBody | SgxReportBody) -> dict[str, Any]:
-    """The report body, as plain values."""
-    if isinstance(body, SgxReportBody):
-        return {
-            "cpu_svn": body.cpu_svn.hex(),
-            "misc_select": f"{body.misc_select:08x}",
-            "attributes": body.attributes.hex(),
-            "mr_enclave": body.mr_enclave.hex(),
-            "mr_signer": body.mr_signer.hex(),
-            "isv_prod_id": body.isv_prod_id,
-            "isv_svn": body.isv_svn,
-            "report_data": body.report_data.hex(),
-        }
-    members: dict[str, Any] = {
-        "tee_tcb_svn": body.tee_tcb_svn.hex(),
-        "mr_seam": body.mr_seam.hex(),
-        "mr_signer_seam": body.mr_signer_seam.hex(),
-        "seam_attributes": f"{body.seam_attributes:016x}",
-        "td_attributes": f"{body.td_attributes:016x}",
-        "td_attribute_names": attribute_names(body.td_attributes),
-        "xfam": f"{body.xfam:016x}",
-        "mr_td": body.mr_td.hex(),
-        "mr_config_id": body.mr_config_id.hex(),
-        "mr_owner": body.mr_owner.hex(),
-        "mr_owner_config": body.mr_owner_config.hex(),
-        "rtmrs": [rtmr.hex() for rtmr in body.rtmrs],
-        "report_data": body.report_data.hex(),
-    }
-    if body.tee_tcb_svn2 is not None and body.mr_service_td is not None:
-        members |= {"tee_tcb_svn2": body.tee_tcb_svn2.hex(), "mr_service_td": body.mr_service_td.hex()}
-    if body.extension is not None:
-        members |= {"vm_id": body.extension.vm_id, "td_id": body.extension.td_id.hex()}
-    return members
-
-
-def attribute_names(attributes: int) -> list[str]:
-    """Names of the TD attributes that are set; bits without a name by number."""
-    names = {flag.value.bit_length() - 1: flag.name or "" for flag in TdAttributes}
-    return [names.get(bit, f"bit {bit}") for bit in range(64) if attributes >> bit & 1]
 
 
 def _signature_members(quote: Quote) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import argparse
 from typing import Any
 
 from tdxstack.cli import evidence, output
-from tdxstack.cli.commands.quote import attribute_names, output_text
+from tdxstack.cli.commands.quote import output_text
 from tdxstack.errors import ExitCode
+from tdxstack.wire.body_members import attribute_names
 from tdxstack.wire.tdreport import TdReport
 
 

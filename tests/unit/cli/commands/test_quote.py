@@ -173,6 +173,18 @@ def test_show(capsys: pytest.CaptureFixture[str], real: Path, tmp_path: Path) ->
     assert (status, error["error"]) == (1, "WireError")
 
 
+def test_every_field_of_each_body_is_shown(capsys: pytest.CaptureFixture[str], vectors: Path) -> None:
+    """Also in the verification, where appraisal by others needs them."""
+    for name, size in (("ok_v4_mod1", 584), ("ok_v5_td15", 648), ("ok_v5_td15ex", 885)):
+        folder = vectors / "attestation" / "synthetic" / name
+        _, shown = run(capsys, "quote", "show", folder / "quote.bin")
+        body = shown["body"]
+        hexadecimal = [word for word in body.values() if isinstance(word, str)] + body["rtmrs"]
+        assert sum(len(word) for word in hexadecimal) // 2 + ("vm_id" in body) == size
+        _, verified = verify(capsys, folder / "quote.bin", folder / "collateral.json")
+        assert body.items() <= verified["quote"].items()
+
+
 def test_report_show(capsys: pytest.CaptureFixture[str], vectors: Path) -> None:
     folder = vectors / "attestation" / "tdreport"
     status, body = run(capsys, "report", "show", folder / "tdreport_for_test.dat")
