@@ -14,10 +14,26 @@ if TYPE_CHECKING:
     from tdxstack.vm.spec import TdSpec
 
 
+#: A day: what waits longer hangs.
+MAX_SECONDS = 86400.0
+
+
 def add_changing(parser: argparse.ArgumentParser, dry_run: str = "say what would be done and do nothing") -> None:
     """Declare what every verb has that changes a TD: ``--dry-run`` and ``--json``."""
     parser.add_argument("--dry-run", action="store_true", help=dry_run)
     output.add_json(parser)
+
+
+def add_timeout(parser: argparse.ArgumentParser, default: float, text: str) -> None:
+    """Declare ``--timeout``, in seconds."""
+    parser.add_argument("--timeout", type=_seconds, default=default, metavar="S", help=f"{text} ({default:g})")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is no time to wait: 0 to {MAX_SECONDS:g} seconds")
+    return seconds
 
 
 def told(args: argparse.Namespace, record: TdRecord, human: Callable[[], str]) -> ExitCode:

@@ -168,3 +168,11 @@ def test_events_are_followed_until_the_td_is_gone(
     capsys.readouterr()
     assert main(["td", "events", "a", "--follow"]) == 0
     assert capsys.readouterr().out.split()[1:] == ["STOP"]
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "inf", "soon"])
+@pytest.mark.parametrize("verb", ["start", "stop", "reboot", "wait", "exec"])
+def test_a_time_that_is_none(verb: str, seconds: str, capsys: Capture) -> None:
+    """``nan`` is never over."""
+    assert main(["td", verb, f"--timeout={seconds}", "a"]) == 2
+    assert "--timeout" in capsys.readouterr().err

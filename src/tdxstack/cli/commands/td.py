@@ -20,28 +20,12 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_create(verbs)
-    start = _verb(verbs, "start", run_start, "start a TD; returns when its machine runs")
-    start.add_argument("--wait", action="store_true", help="return when the guest's agent is ready")
-    start.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds that --wait may take")
-    start.add_argument("--discard-saved", action="store_true", help="boot afresh although its state was saved")
-    start.add_argument(
-        "--debug",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="set the TD's setting debug first: halted before its first instruction, for tdxctl td gdb",
-    )
-    start.add_argument(
-        "--dialect",
-        metavar="NAME",
-        help="set the TD's setting dialect first: auto, software, tdx15, canonical or upstream",
-    )
-    td_text.add_changing(start, "print QEMU's argument list and start nothing")
-    start.add_argument("--print-xml", action="store_true", help="print libvirt's domain XML and start nothing")
+    _add_start(verbs)
     stop = _verb(verbs, "stop", run_stop, "power a TD off")
     stop.add_argument(
         "--mode", choices=("auto", "acpi", "agent", "force"), default="auto", help="how (default: auto)"
     )
-    stop.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds the guest may take")
+    td_text.add_timeout(stop, 60.0, "seconds the guest may take")
     td_text.add_changing(stop)
     for name, run, text in (
         ("suspend", run_suspend, "halt a running TD's CPUs"),
@@ -54,12 +38,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     output.add_json(listing)
     output.add_json(_verb(verbs, "capacity", run_capacity, "how many TDs fit here, and what they use", named=False))
     _add_wait(verbs)
-    delete = _verb(verbs, "delete", run_delete, "forget a TD with its overlay and logs", named=False)
-    td_names.completed(delete.add_argument("names", nargs="+", metavar="NAME", help="TDs to delete"))
-    delete.add_argument("--yes", action="store_true", help="do not ask; stop a running TD by force")
-    gone = "ask no libvirt and no other host, which may be gone for good: what they keep of it stays there"
-    delete.add_argument("--forget", action="store_true", help=gone)
-    td_text.add_changing(delete)
+    _add_delete(verbs)
     schema = _verb(verbs, "schema", run_schema, "JSON Schema of a TD specification", named=False)
     schema.set_defaults(json=True)
 
@@ -91,6 +70,35 @@ def _add_create(verbs: Any) -> None:
     add_settings(parser)
 
 
+def _add_start(verbs: Any) -> None:
+    start = _verb(verbs, "start", run_start, "start a TD; returns when its machine runs")
+    start.add_argument("--wait", action="store_true", help="return when the guest's agent is ready")
+    td_text.add_timeout(start, 300.0, "seconds that --wait may take")
+    start.add_argument("--discard-saved", action="store_true", help="boot afresh although its state was saved")
+    start.add_argument(
+        "--debug",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="set the TD's setting debug first: halted before its first instruction, for tdxctl td gdb",
+    )
+    start.add_argument(
+        "--dialect",
+        metavar="NAME",
+        help="set the TD's setting dialect first: auto, software, tdx15, canonical or upstream",
+    )
+    td_text.add_changing(start, "print QEMU's argument list and start nothing")
+    start.add_argument("--print-xml", action="store_true", help="print libvirt's domain XML and start nothing")
+
+
+def _add_delete(verbs: Any) -> None:
+    delete = _verb(verbs, "delete", run_delete, "forget a TD with its overlay and logs", named=False)
+    td_names.completed(delete.add_argument("names", nargs="+", metavar="NAME", help="TDs to delete"))
+    delete.add_argument("--yes", action="store_true", help="do not ask; stop a running TD by force")
+    gone = "ask no libvirt and no other host, which may be gone for good: what they keep of it stays there"
+    delete.add_argument("--forget", action="store_true", help=gone)
+    td_text.add_changing(delete)
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """An option for each setting of a TD, as ``set_NAME``."""
     from tdxstack.vm.spec import SETTINGS
@@ -117,7 +125,7 @@ def _add_wait(verbs: Any) -> None:
         choices=("agent", "ssh", "running", "paused", "stopped", "saved", "failed"),
         help="what to wait for (default: agent)",
     )
-    wait.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds to wait")
+    td_text.add_timeout(wait, 300.0, "seconds to wait")
     output.add_json(wait)
 
 

@@ -28,7 +28,7 @@ def add_verbs(add: AddVerb, add_settings: Callable[[argparse.ArgumentParser], No
     reboot.add_argument(
         "--mode", choices=("auto", "acpi", "agent", "force"), default="auto", help="how (default: auto)"
     )
-    reboot.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds the guest may take")
+    td_text.add_timeout(reboot, 60.0, "seconds the guest may take")
     td_text.add_changing(reboot)
     td_text.add_changing(
         add("save", run_save, "take a TD's memory to disk and end it; `td start` goes on from there")

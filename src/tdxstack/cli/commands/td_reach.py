@@ -33,7 +33,7 @@ def add_verbs(add: AddVerb) -> None:
     )
     execute = add("exec", run_exec, "run a command in a TD over ssh or by its agent; its exit status is passed on")
     execute.add_argument("--agent", action="store_true", help="by the guest's agent: needs no network in the guest")
-    execute.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds, with --agent (60)")
+    td_text.add_timeout(execute, 60.0, "seconds, with --agent")
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="command and arguments")
     logs = add("logs", run_logs, "print what a TD wrote to its console, or another of its logs")
     logs.add_argument("--log", choices=LOGS, default="console", help="which log (default: console)")
