@@ -106,5 +106,8 @@ def complete(record: TdRecord) -> tuple[Dialect, Run, Launch]:
     dialect, run = prepare(record)
     run = allocation.fill(record, run, preview=True)
     facts = launch(record, run)
+    if dialect.hardware:
+        # Nothing is added to it, and it can be shown where no TD can run.
+        return dialect, run, facts
     session = td_session(record.spec, facts.firmware, facts.run_dir)
     return dialect, run, completed(facts, dialect, session)

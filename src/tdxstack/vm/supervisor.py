@@ -169,8 +169,8 @@ class Supervisor:
                 run = plan.allocated(self.record, run)
                 self.record = replace(self.record, run=run)
                 records.save(self.record)
-            self._refused = None
-            self._report.step(f"{dialect.title}, {run.accelerator}, ssh on port {run.ssh_port}")
+            reach = f", ssh on port {run.ssh_port}" if run.ssh_port else ""
+            self._report.step(f"{dialect.title}, {run.accelerator}{reach}")
             try:
                 await self._start_machine(dialect, plan.launch(self.record, run), saved)
             except LaunchFailed as error:
@@ -188,6 +188,7 @@ class Supervisor:
         if saved is not None:
             restoring.prepare(session, spec, facts)
             self._report.step("taking up the saved state")
+        self._refused = None
         await machine.start(saved.memory if saved is not None else None)
         if saved is not None:
             saved.discard()

@@ -92,6 +92,23 @@ def test_what_a_dialect_cannot_do_ends_with_4(kernel: Path, capsys: Capture) -> 
     assert "refuses TD attribute bit 0" in capsys.readouterr().err
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize("dialect", ["tdx15", "canonical", "upstream"])
+def test_a_td_for_hardware_is_shown_on_any_machine(dialect: str, kernel: Path, capsys: Capture) -> None:
+    """What would be started can be read where it cannot run."""
+    firmware = kernel.with_name("OVMF.fd")
+    firmware.write_bytes(bytes(4096))
+    words = ["--kernel", str(kernel), "--firmware", str(firmware), "--platform", "tdx", "--dialect", dialect]
+    assert main(["td", "create", "d", *words]) == 0
+    capsys.readouterr()
+    assert main(["td", "start", "d", "--dry-run", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["dialect"], document["accelerator"]) == (dialect, "kvm")
+    assert any("tdx-guest" in word for word in document["argv"])
+    assert main(["td", "start", "d", "--print-xml"]) == 0
+    assert '<launchSecurity type="tdx">' in capsys.readouterr().out
+
+
 def test_logs_of_a_td_that_never_ran(kernel: Path, capsys: Capture) -> None:
     assert main(["td", "create", "d", "--type=efi", "--kernel", str(kernel)]) == 0
     assert main(["td", "logs", "d"]) == 1
