@@ -23,8 +23,8 @@ from tdxstack.cloud.vmparam import (
     KernelCmdline,
     VMSpec,
 )
-from tdxstack.errors import StateError, TdxStackError
-from tdxstack.vm import keys, waiting
+from tdxstack.errors import StateError, TdxStackError, UsageError
+from tdxstack.vm import copying, keys, waiting
 from tdxstack.vm.spec import TdSpec
 
 LOG = logging.getLogger(__name__)
@@ -133,7 +133,13 @@ class VMGuest:
         return self._scp([str(local), f"{keys.USER}@{keys.HOST}:{guest}"], ssh_id_key)
 
     def scp_out(self, guest: str, local: str | Path, ssh_id_key: str | Path | None = None) -> CMDRunner:
-        """Copy a file or directory of the running guest to this machine."""
+        """Copy a file or directory of the running guest to this machine.
+
+        Raises:
+            UsageError: a file that the guest's kernel makes while it is read: scp would not find its end.
+        """
+        if copying.in_kernel(guest):
+            raise UsageError(f"{guest} is made by the kernel while it is read", hint=f'ssh_run(["cat", "{guest}"])')
         return self._scp([f"{keys.USER}@{keys.HOST}:{guest}", str(local)], ssh_id_key)
 
     def _scp(self, places: list[str], identity: str | Path | None) -> CMDRunner:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from tdxstack.cloud.guest_options import GuestOptions, boot_files, guest_spec
+from tdxstack.cloud.vmguest import VMGuest
+from tdxstack.cloud.vmimg import VMImage
 from tdxstack.cloud.vmm import STATES, VMMLibvirt, VMMQemu
 from tdxstack.cloud.vmparam import VM_STATE_SHUTDOWN, KernelCmdline, VMSpec
 from tdxstack.errors import UsageError
@@ -119,3 +121,13 @@ def test_machines(files: Path) -> None:
     assert not machine.disk.parent.exists()
     libvirt = VMMLibvirt(spec, "qemu+ssh://host/system")
     assert (libvirt._spec.via, libvirt._spec.connect) == (Via.LIBVIRT, "qemu+ssh://host/system")
+
+
+@pytest.mark.processes
+def test_files_that_the_kernel_makes_are_not_copied_by_scp(files: Path) -> None:
+    disk = files / "empty.raw"
+    disk.write_bytes(bytes(1 << 20))
+    guest = VMGuest(_legacy(files), VMImage(disk), VMMQemu)
+    with pytest.raises(UsageError, match="made by the kernel") as caught:
+        guest.scp_out("/sys/kernel/security/tpm0/binary_bios_measurements", files / "log")
+    assert "ssh_run" in (caught.value.hint or "")
