@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.network]
 PACKAGES = "libvirt-clients,libvirt-daemon-driver-qemu,qemu-system-x86,libxml2-utils"
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "domain"
 #: Domains of dialects that upstream's schema knows.
-KNOWN = ("software", "upstream", "upstream-grub-hvc", "efi-hugepages", "legacy")
+KNOWN = ("software", "software-large", "upstream", "upstream-grub-hvc", "efi-hugepages", "legacy")
 SPEC = TdSpec(
     name="demo",
     kernel=Path("/k/vmlinuz"),
@@ -123,8 +123,13 @@ def test_the_probe_tells_upstream(sid: Path) -> None:
     assert probe.dialect_of(facts, "qemu") == of_version(UPSTREAM, (11, 1, 3))
 
 
-def test_libvirt_would_start_the_same_machine(sid: Path) -> None:
-    spec = replace(SPEC, type=VmType.EFI, mrowner=bytes(48))
+@pytest.mark.parametrize(
+    "shape",
+    [{}, {"memory": 16 << 30, "vcpus": 12, "sockets": 2, "threads": 3}, {"memory": 4 << 30, "hugepages": 1 << 30}],
+    ids=["small", "large", "huge pages"],
+)
+def test_libvirt_would_start_the_same_machine(sid: Path, shape: dict[str, int]) -> None:
+    spec = replace(SPEC, type=VmType.EFI, mrowner=bytes(48), **shape)  # type: ignore[arg-type]
     xml = domain_xml.build(spec, SOFTWARE, LAUNCH, emulator="/usr/bin/qemu-system-x86_64")
     (sid / "tmp" / "same.xml").write_text(xml)
     uri = "qemu:///embed?root=/var/tmp/embed"
@@ -136,13 +141,16 @@ def test_libvirt_would_start_the_same_machine(sid: Path) -> None:
 
     for flag in ("-bios", "-kernel", "-initrd", "-append", "-cpu", "-fw_cfg", "-display", "-netdev"):
         assert value(theirs, flag) == value(ours, flag), flag
-    assert value(theirs, "-m") == "size=2097152k"
-    assert value(ours, "-m") == "2048M"
+    assert value(theirs, "-m") == f"size={spec.memory >> 10}k"
+    assert value(ours, "-m") == f"{spec.memory >> 20}M"
+    memory = " ".join(word for flag, word in pairwise(theirs) if flag == "-object")
+    assert ('"hugetlb":true' in memory) is bool(spec.hugepages)
+    assert ('"share":true' in memory) is (spec.memory >= domain_xml.LARGE), "not accounted for before it is used"
     assert {"smm=off", "hpet=off"} <= set(value(theirs, "-machine").split(",")) & set(
         value(ours, "-machine").split(",")
     )
-    assert value(theirs, "-smp").startswith("2,sockets=1")
-    assert value(ours, "-smp").startswith("2,sockets=1,cores=2,threads=1")
+    clusters = value(theirs, "-smp").replace(",dies=1", "").replace(",clusters=1", "")
+    assert clusters == value(ours, "-smp")
     for text in (
         "virtio-blk-pci",
         "virtio-serial-pci",

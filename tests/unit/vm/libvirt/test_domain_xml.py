@@ -52,6 +52,17 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "canonical": ("canonical", {"quote": "vsock:2:4051", "network": "none"}, {}),
     "efi-hugepages": ("software", {"type": VmType.EFI, "hugepages": 2 << 20}, {}),
     "legacy": ("software", {"type": VmType.LEGACY}, {}),
+    "software-large": (
+        "software",
+        {
+            "vcpus": 8,
+            "sockets": 2,
+            "threads": 2,
+            "memory": 8 << 30,
+            "devices": ("virtio-gpu-pci,id=gpu0,xres=1024,blob=off",),
+        },
+        {"accelerator": "tcg"},
+    ),
 }
 
 
