@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -35,10 +36,15 @@ from tdxstack.platform.linux_host_files import LIMIT, HostFiles, HostReadError
 from tdxstack.platform.linux_host_source import DIRECTORY, DMESG_LIMIT, Answer, ClosableStream, QemuFacts
 
 ABOUT = f"{DIRECTORY}/capture.json"
-LOG_NAMES = ("/dmesg", "/dmesg.txt", "/dmesg.log", "/dmesg.out", "/kernel.log", "/kern.log")
+LOG_NAMES = ("/dmesg", "/dmesg.txt", "/dmesg.log", "/dmesg.out", "/dmesg.json", "/kernel.log", "/kern.log")
 SYSTEM_LOGS = tuple(f"/var/log/{name}" for name in ("dmesg", "kern.log", "messages", "syslog"))
 KERNEL_LOGS = (f"{DIRECTORY}/dmesg", *LOG_NAMES, "/run/dmesg", *SYSTEM_LOGS, "/proc/kmsg")
-JOURNALS = (f"{DIRECTORY}/journal", "/journal", "/journal.txt", "/journal.log", "/journalctl.txt")
+JOURNALS = (
+    f"{DIRECTORY}/journal",
+    *(f"/{name}{end}" for name in ("journal", "journalctl") for end in ("", ".txt", ".log", ".json")),
+)
+#: A message in the journal's JSON, or in that of ``dmesg --json``.
+_MESSAGE = re.compile(r'"(?:MESSAGE|msg)"\s*:\s*("(?:[^"\\]|\\.)*")')
 CAPABILITIES = (f"{DIRECTORY}/domcapabilities.xml", "/domcapabilities.xml", "/virsh-domcapabilities.xml")
 DMIDECODE = tuple(
     f"{place}/dmidecode{end}" for place in (DIRECTORY, "") for end in ("", ".txt", ".log", ".out", ".bin")
@@ -49,6 +55,7 @@ WITNESSES = {
     Answer.LIBVIRT: CAPABILITIES,
     Answer.SERVICES: (f"{DIRECTORY}/services.json",),
     Answer.DEVICES: ("/dev/sgx_enclave", "/dev/sgx_provision", "/dev/kvm"),
+    Answer.PROCESSOR: (),
     Answer.PROGRAMS: (f"{DIRECTORY}/firmware.json", "/var/lib/dpkg/status", f"{DIRECTORY}/rpm-packages"),
 }
 
@@ -101,7 +108,9 @@ class CapturedHost:
         return self._registers.value(cpu, index)
 
     def dmesg(self) -> str:
-        return self._unpacked(self._first(KERNEL_LOGS) or KERNEL_LOGS[0])
+        """The kernel log; of a tree that has none the journal, which has the kernel's lines too."""
+        path = self._first(KERNEL_LOGS) or self._first(JOURNALS) or KERNEL_LOGS[0]
+        return _spoken(self._unpacked(path))
 
     def _unpacked(self, path: str) -> str:
         data = self.files.read(path, limit=DMESG_LIMIT)
@@ -158,3 +167,18 @@ class CapturedHost:
             return self.files.text(f"{DIRECTORY}/rpm-packages")
         except HostReadError:
             return None
+
+
+def _spoken(text: str) -> str:
+    """The log, with messages in JSON as lines of their own."""
+    if '"MESSAGE"' not in text and '"msg"' not in text:
+        return text
+    return "\n".join(_line(line) for line in text.splitlines())
+
+
+def _line(line: str) -> str:
+    found = _MESSAGE.search(line)
+    try:
+        return str(json.loads(found[1])) if found else line
+    except ValueError:
+        return line

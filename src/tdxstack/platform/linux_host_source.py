@@ -38,6 +38,7 @@ DMESG_LIMIT = 16 << 20
 class Answer(StrEnum):
     """What a host is asked besides its files."""
 
+    PROCESSOR = "processor"
     REGISTERS = "registers"
     QEMU = "qemu"
     LIBVIRT = "libvirt"

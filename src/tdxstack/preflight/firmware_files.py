@@ -75,9 +75,11 @@ def _look(path: str, data: bytes) -> FirmwareFile:
 def _captured(files: HostFiles) -> list[FirmwareFile]:
     try:
         entries = json.loads(files.text(FACTS))
+        if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+            raise HostReadError(FACTS, "not a list of firmware files")
         return [_told(one) for one in entries]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise HostReadError(FACTS, f"not a list of firmware files: {error}") from error
+    except (ValueError, KeyError, RecursionError) as error:
+        raise HostReadError(FACTS, f"not a list of firmware files: {type(error).__name__} {error}") from error
 
 
 def _told(entry: dict[str, object]) -> FirmwareFile:

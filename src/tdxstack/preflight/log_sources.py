@@ -62,11 +62,12 @@ def scan_stream(name: str, stream: Readable) -> Scan:
 
 def scan_host(source: HostSource) -> Iterator[Scan]:
     """Read the logs of a host: kernel log, journal of the services, and files."""
-    try:
-        yield scan_stream("kernel log", io.BytesIO(source.dmesg().encode()))
-    except HostReadError:
-        yield Scan("kernel log (not readable)")
     journal = source.journal()
+    if journal is None or source.files.live or _own_kernel_log(source) is not None:
+        try:
+            yield scan_stream("kernel log", io.BytesIO(source.dmesg().encode()))
+        except HostReadError:
+            yield Scan("kernel log (not readable)")
     if journal is not None:
         with closing(journal):
             yield scan_stream("journal", journal)
@@ -81,8 +82,13 @@ def scan_host(source: HostSource) -> Iterator[Scan]:
 def _by_hand(source: HostSource) -> list[str]:
     """Logs in a tree that somebody copied together: at its top, and the system's own."""
     top = [f"/{name}" for name in source.files.names("/") if LOG_NAME.fullmatch(name)]
-    used = next((path for path in KERNEL_LOGS if source.files.is_file(path)), None)
+    used = _own_kernel_log(source)
     return [path for path in (*top, *SYSTEM_LOGS) if path not in (used, *JOURNALS)]
+
+
+def _own_kernel_log(source: HostSource) -> str | None:
+    """A tree's kernel log; None where the journal stands in for it."""
+    return next((path for path in KERNEL_LOGS if source.files.is_file(path)), None)
 
 
 def _files(source: HostSource, path: str) -> Sequence[str]:

@@ -151,7 +151,7 @@ SILENT = compressed(volume(ffs_file(UUID(int=3), b"driver"))) + TDVF_METADATA_GU
         ("<loader>/opt/tdvf/OVMF.fd</loader>", b"no TDVF at all", "fail", "no TDX metadata"),
         ("<loader>/opt/tdvf/OVMF.fd</loader>", None, "fail", "is absent"),
         ("<loader readonly='yes' type='pflash'>/opt/tdvf/OVMF.fd</loader>", MEASURING, "fail", "flash"),
-        ("<nvram/>", None, "pass", "0 TDs"),
+        ("<nvram/>", None, "pass", "no TD names"),
     ],
     ids=["measures", "silent", "no TDVF", "absent", "flash", "not named"],
 )

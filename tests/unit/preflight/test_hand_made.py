@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from host_trees import CASES, Case, Tree
 from tdxstack.cli.main import main
 from tdxstack.platform.linux_host_files import HostReadError
 from tdxstack.platform.linux_open_host import open_host
-from tdxstack.preflight import report, tree
+from tdxstack.preflight import diagnosis, report, tree
 from tdxstack.preflight.capture import collect
 from tdxstack.preflight.host import Host
+from tdxstack.preflight.log_sources import scan_host
 
 BY_NAME = {case.name: case for case in CASES}
 #: What a tree cannot tell without a question to QEMU, libvirt or systemd, or without registers.
@@ -149,3 +152,47 @@ def test_any_content_of_registers(
         for cpu in source.cpus():
             with suppress(HostReadError):
                 assert 0 <= source.msr(cpu, 0x982) < 1 << 64
+
+
+def _journal_text(lines: list[str]) -> str:
+    return "".join(f"Mar 01 10:00:00 srv7.lan kernel: {line}\n" for line in lines)
+
+
+def _journal_json(lines: list[str]) -> str:
+    return "".join(json.dumps({"_TRANSPORT": "kernel", "MESSAGE": line, "PRIORITY": "6"}) + "\n" for line in lines)
+
+
+def _dmesg_json(lines: list[str]) -> str:
+    return json.dumps({"dmesg": [{"pri": 6, "time": 1.5, "msg": line} for line in lines]}, indent=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("journal.txt", _journal_text), ("journalctl.json", _journal_json), ("dmesg.json", _dmesg_json)],
+    ids=["journal", "journal as JSON", "dmesg as JSON"],
+)
+@pytest.mark.parametrize("name_of_host", ["good-upstream", "problem-03-module-not-loaded"])
+def test_the_kernels_lines_in_the_journal_and_in_json(
+    name_of_host: str, name: str, form: Callable[[list[str]], str], tmp_path: Path
+) -> None:
+    made = {path: content for path, content in BY_NAME[name_of_host].build().items() if path != "expected.json"}
+    lines = [line.split("] ", 1)[1] for line in made.pop(".tdxstack/dmesg").decode().splitlines()]
+    made[name] = form(lines).encode()
+    _write(made, tmp_path)
+    results = list(report.everything(tree.check_host(Host(open_host(tmp_path)))))
+    found = {one.check.id: one.outcome.value for one in results if one.outcome.value in ("fail", "warn")}
+    assert found == BY_NAME[name_of_host].expected
+    assert sum(problem.count for problem in diagnosis.problems(list(scan_host(open_host(tmp_path))))) == (
+        0 if name_of_host.startswith("good") else 1
+    )
+
+
+def test_a_tree_without_cpuinfo_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    """Somebody forgot it: what else is there speaks for the processor; it is not held to be no TDX host."""
+    (tmp_path / "dmesg").write_text(
+        "[    1.4] virt/tdx: BIOS enabled: private KeyID range [64, 127)\n[    6.4] virt/tdx: module not loaded\n"
+    )
+    results = tree.check_host(Host(open_host(tmp_path)))
+    outcomes = {one.check.id: one.outcome.value for one in report.everything(results)}
+    assert (outcomes["cpu.vendor"], outcomes["module.loaded"]) == ("warn", "fail")
+    assert report.exit_code(results, tree.HOST_ROOTS) == 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tdxstack.platform.linux_host_files import HostReadError
+from tdxstack.platform.linux_host_source import Answer
 from tdxstack.preflight import msr
 from tdxstack.preflight.checks.attestation import PCCS_CONFIGS, QCNL
 from tdxstack.preflight.data import table
-from tdxstack.preflight.host import Host
+from tdxstack.preflight.host import Host, World
 from tdxstack.preflight.model import Check, Finding, failed, passed, warned
 from tdxstack.preflight.msr import Register
 
@@ -26,6 +29,21 @@ def model_name(family: int, model: int) -> tuple[str, str] | None:
     return None
 
 
+def _told(look: Callable[[Host], Finding]) -> Callable[[Host], Finding]:
+    """In a tree that somebody copied together without /proc/cpuinfo, a kernel that speaks of TDX is the witness."""
+
+    def seen(host: Host) -> Finding:
+        try:
+            return look(host)
+        except HostReadError as error:
+            if not error.missing or host.source.tells(Answer.PROCESSOR) or host.world is World.UNKNOWN:
+                raise
+            return warned("the tree keeps no /proc/cpuinfo", "add it to the tree")
+
+    return seen
+
+
+@_told
 def _vendor(host: Host) -> Finding:
     cpu = host.cpu
     evidence = f"/proc/cpuinfo: {cpu.vendor or 'no vendor'}, {cpu.name or 'no model name'}"
@@ -35,6 +53,7 @@ def _vendor(host: Host) -> Finding:
     return passed(evidence)
 
 
+@_told
 def _bare_metal(host: Host) -> Finding:
     flags = host.cpu.flags
     if "tdx_guest" in flags:
@@ -44,6 +63,7 @@ def _bare_metal(host: Host) -> Finding:
     return passed("/proc/cpuinfo: no hypervisor flag: bare metal")
 
 
+@_told
 def _tdx(host: Host) -> Finding:
     cpu = host.cpu
     where = f"family {cpu.family}, model {cpu.model:#x}, stepping {cpu.stepping}"
@@ -86,6 +106,7 @@ def _asks_sandbox(host: Host) -> bool:
     return any(SANDBOX in text for text in texts)
 
 
+@_told
 def _microcode(host: Host) -> Finding:
     revision = host.cpu.microcode
     if not revision:

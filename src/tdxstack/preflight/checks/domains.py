@@ -53,6 +53,8 @@ def _resets(host: Host) -> bool:
 
 def _loaders(host: Host) -> Finding:
     named = [one for one in host.td_domains if one.loader]
+    if not named:
+        return passed(f"{DIRECTORY}: no TD names its firmware")
     bad = [f"{one.name}: {one.loader} {fault}" for one in named if (fault := _loader_fault(host, one))]
     if bad:
         return failed(f"{DIRECTORY}: {'; '.join(bad[:8])}")
