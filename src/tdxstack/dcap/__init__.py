@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tdxstack.dcap.collateral import Collateral
 from tdxstack.dcap.status import QvlStatus, TcbStatus
-from tdxstack.dcap.verification import Qvl, Step, Supplemental, Verification
+from tdxstack.dcap.supplemental import Supplemental
+from tdxstack.dcap.verification import Qvl, Step, Verification
 from tdxstack.dcap.verifier import Verifier
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from tdxstack.dcap.event_rules import BootRecord, Rule, event_rules
 from tdxstack.dcap.policy import Policy
 from tdxstack.dcap.policy_sections import DAY, XFAM_FIXED0, XFAM_FIXED1
 from tdxstack.dcap.status import QvlStatus, TcbStatus
-from tdxstack.dcap.verification import Supplemental, Verification
+from tdxstack.dcap.supplemental import Supplemental
+from tdxstack.dcap.verification import Verification
 from tdxstack.errors import WireError
 from tdxstack.wire.quote import PPID_SIZES, CertificationType, QeCertification, Quote, TdReportBody, TeeType
 from tdxstack.wire.sgx_report import SgxReportBody

@@ -68,7 +68,10 @@ def supplemental_members(verification: Verification) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name in supplemental.__dataclass_fields__:
         value = getattr(supplemental, name)
-        members[name] = iso(value) if name.endswith("_date") and value else value
+        if isinstance(value, tuple):
+            members[name] = list(value)
+        else:
+            members[name] = iso(value) if "_date" in name and value else value
     return members
 
 

@@ -16,9 +16,11 @@ from typing import Any
 from tdxstack.dcap.appraisal import iso
 from tdxstack.dcap.ear import Tier
 from tdxstack.dcap.event_rules import Rule
+from tdxstack.dcap.supplemental import Supplemental
 from tdxstack.dcap.verification import Verification
 from tdxstack.errors import PlatformMissing, UsageError
-from tdxstack.wire.quote import Quote, TdReportBody
+from tdxstack.wire.quote import BODY_SIZES, Quote, TdReportBody
+from tdxstack.wire.sgx_extension import SgxType
 from tdxstack.wire.tdreport import TdAttributes
 
 MAX_SIZE = 1 << 20
@@ -26,6 +28,13 @@ CLAIMS = (
     "executables", "hardware", "configuration", "file-system", "instance-identity", "runtime-opaque",
     "storage-opaque", "sourced-data",
 )  # fmt: skip
+#: Quotes from this version on say what body they have.
+_WITH_DESCRIPTOR = 5
+_SGX_TYPES: dict[int, str] = {
+    SgxType.STANDARD: "Standard",
+    SgxType.SCALABLE: "Scalable",
+    SgxType.SCALABLE_WITH_INTEGRITY: "Scalable with Integrity",
+}
 #: The function that Trustee adds to the language, in the language; what has no value is an empty list.
 _REFERENCE = """package policy
 import rego.v1
@@ -113,7 +122,7 @@ def trustee_input(verification: Verification, events: Sequence[Mapping[str, Any]
         return {"sgx": {}} if quote else {}
     body = quote.body
     claims: dict[str, Any] = {
-        "quote": {"header": _header(quote), "body": _body(body)},
+        "quote": _quote(quote, body),
         "td_attributes": {
             "debug": bool(body.td_attributes & TdAttributes.DEBUG),
             "septve_disable": bool(body.td_attributes & TdAttributes.SEPT_VE_DISABLE),
@@ -127,46 +136,78 @@ def trustee_input(verification: Verification, events: Sequence[Mapping[str, Any]
         "tcb_status": str(verification.launch_status) if verification.authentic else verification.status,
         "advisory_ids": list(verification.advisories),
         "collateral_expiration_status": str(int(verification.expired)),
+        **_platform(verification.supplemental),
     }
-    if verification.tcb_date is not None:
-        claims["tcb_date"] = iso(verification.tcb_date)
-    supplemental = verification.supplemental
-    for name, value in (
-        ("tcb_eval_num", supplemental.tcb_evaluation_number),
-        ("platform_instance_id", supplemental.platform_instance_id),
-        ("root_key_id", supplemental.root_key_id),
-        ("sgx_type", supplemental.sgx_type),
-    ):
-        if value is not None:
-            claims[name] = value
+    if verification.authentic:
+        claims["tcb_status_current"] = str(verification.current_status)
     if events is not None:
         claims["uefi_event_logs"] = list(events)
     return {"tdx": claims}
 
 
+def _platform(supplemental: Supplemental) -> dict[str, Any]:
+    """Trustee's names of the supplemental data; what is not known is left out."""
+    kind = supplemental.sgx_type
+    dates = {
+        "earliest_issue_date": supplemental.earliest_issue_date or None,
+        "latest_issue_date": supplemental.latest_issue_date or None,
+        "earliest_expiration_date": supplemental.earliest_expiration_date or None,
+        "tcb_date": supplemental.tcb_level_date,
+    }
+    values = {
+        **{name: None if date is None else iso(date) for name, date in dates.items()},
+        "pck_crl_num": supplemental.pck_crl_number,
+        "root_ca_crl_num": supplemental.root_ca_crl_number,
+        "tcb_eval_num": supplemental.tcb_evaluation_number,
+        "platform_provider_id": supplemental.ppid,
+        "platform_instance_id": supplemental.platform_instance_id,
+        "sgx_type": None if kind is None else _SGX_TYPES.get(kind, f"Unknown ({kind})"),
+        "is_dynamic_platform": supplemental.dynamic_platform,
+        "is_cached_keys": supplemental.cached_keys,
+        "is_smt_enabled": supplemental.smt_enabled,
+        "root_key_id": supplemental.root_key_id,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _quote(quote: Quote, body: TdReportBody) -> dict[str, Any]:
+    found: dict[str, Any] = {"header": _header(quote), "body": _body(body)}
+    if quote.header.version == _WITH_DESCRIPTOR:
+        kind = body.body_type
+        found |= {"type": _little(kind, 2), "size": _little(BODY_SIZES[kind], 4)}
+    return found
+
+
+def _little(value: int, size: int) -> str:
+    return value.to_bytes(size, "little").hex()
+
+
 def _header(quote: Quote) -> dict[str, str]:
     header = quote.header
     return {
-        "version": header.version.to_bytes(2, "little").hex(),
-        "att_key_type": header.att_key_type.to_bytes(2, "little").hex(),
-        "tee_type": header.tee_type.to_bytes(4, "little").hex(),
+        "version": _little(header.version, 2),
+        "att_key_type": _little(header.att_key_type, 2),
+        "tee_type": _little(header.tee_type, 4),
+        "reserved": _little(header.qe_svn, 2) + _little(header.pce_svn, 2),
         "vendor_id": header.qe_vendor_id.hex(),
         "user_data": header.user_data.hex(),
     }
 
 
 def _body(body: TdReportBody) -> dict[str, str]:
+    newer = {"tee_tcb_svn2": body.tee_tcb_svn2, "mr_servicetd": body.mr_service_td}
     return {
         "tcb_svn": body.tee_tcb_svn.hex(),
         "mr_seam": body.mr_seam.hex(),
         "mrsigner_seam": body.mr_signer_seam.hex(),
-        "seam_attributes": body.seam_attributes.to_bytes(8, "little").hex(),
-        "td_attributes": body.td_attributes.to_bytes(8, "little").hex(),
-        "xfam": body.xfam.to_bytes(8, "little").hex(),
+        "seam_attributes": _little(body.seam_attributes, 8),
+        "td_attributes": _little(body.td_attributes, 8),
+        "xfam": _little(body.xfam, 8),
         "mr_td": body.mr_td.hex(),
         "mr_config_id": body.mr_config_id.hex(),
         "mr_owner": body.mr_owner.hex(),
         "mr_owner_config": body.mr_owner_config.hex(),
         **{f"rtmr_{index}": rtmr.hex() for index, rtmr in enumerate(body.rtmrs)},
         "report_data": body.report_data.hex(),
+        **{name: value.hex() for name, value in newer.items() if value is not None},
     }

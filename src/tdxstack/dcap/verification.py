@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-from tdxstack.dcap.certificate import CertificateFault, certificate_of
-from tdxstack.dcap.chain import Chain, chain_of
-from tdxstack.dcap.documents import Documents, utf8
+from tdxstack.dcap.documents import Documents
 from tdxstack.dcap.quote_check import PckChain, QuoteOutcome, QuoteStep
-from tdxstack.dcap.status import EXPIRED, STATUS_OF_TCB, QvlStatus, TcbStatus, VerifyFault
+from tdxstack.dcap.status import EXPIRED, STATUS_OF_TCB, QvlStatus, TcbStatus
+from tdxstack.dcap.supplemental import Expiry, Supplemental, expiries, supplemental
 from tdxstack.dcap.tcb import TcbVerdict
 from tdxstack.errors import WireError
 from tdxstack.wire.quote import Quote
@@ -40,40 +36,6 @@ class Step(NamedTuple):
     name: str
     outcome: str
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Expiry:
-    """Validity of one of the eight items, in Unix seconds."""
-
-    item: str
-    issued: int
-    expires: int
-
-
-@dataclass(frozen=True, slots=True)
-class Supplemental:
-    """Supplemental data as QVL's ``sgx_ql_qv_supplemental_t`` has it; times in Unix seconds."""
-
-    earliest_issue_date: int
-    latest_issue_date: int
-    earliest_expiration_date: int
-    earliest_expiration_item: str
-    tcb_level_date: int | None
-    tcb_evaluation_number: int | None
-    root_ca_crl_number: int | None
-    pck_crl_number: int | None
-    root_key_id: str | None
-    ppid: str | None
-    cpu_svn: str | None
-    pce_svn: int | None
-    pce_id: str | None
-    fmspc: str | None
-    sgx_type: int | None
-    platform_instance_id: str | None
-    dynamic_platform: bool | None
-    cached_keys: bool | None
-    smt_enabled: bool | None
 
 
 class Judgement(NamedTuple):
@@ -204,12 +166,12 @@ class Verification:
     @property
     def expiries(self) -> tuple[Expiry, ...]:
         """Validity of the items (of eight) that could be read."""
-        return tuple(_expiries(self))
+        return expiries(self)
 
     @cached_property
     def supplemental(self) -> Supplemental:
         """Supplemental data, of what could be read."""
-        return _supplemental(self)
+        return supplemental(self)
 
 
 def _outcome(status: QvlStatus) -> str:
@@ -239,76 +201,3 @@ def _quote_steps(outcome: QuoteOutcome, *, sgx: bool) -> list[Step]:
             bad = outcome.status is QvlStatus.TCB_REVOKED
             steps.append(Step(step.value, "fail" if bad else good, outcome.detail))
     return steps
-
-
-def _expiries(verification: Verification) -> list[Expiry]:
-    documents = verification.documents
-    found = []
-    for name, crl in (("root_ca_crl", documents.root_crl), ("pck_crl", documents.pck_crl)):
-        if crl is not None:
-            found.append(Expiry(name, crl.this_update, crl.next_update))
-    chains = (
-        ("pck_crl_issuer_chain", _chain(verification.verifier.collateral.pck_crl_issuer_chain)),
-        ("pck_certificate_chain", verification.pck.chain),
-        ("tcb_info_issuer_chain", documents.tcb_chain),
-        ("qe_identity_issuer_chain", documents.identity_chain),
-    )
-    for name, chain in chains:
-        if chain is not None:
-            issued = min(c.not_before for c in chain.certificates)
-            found.append(Expiry(name, issued, min(c.not_after for c in chain.certificates)))
-    for name, document in (("tcb_info", documents.tcb_info), ("qe_identity", documents.identity)):
-        if document is not None:
-            found.append(Expiry(name, document.issue_date, document.next_update))
-    return found
-
-
-def _chain(text: str) -> Chain | None:
-    try:
-        return chain_of(utf8(text)) if text else None
-    except (VerifyFault, CertificateFault):
-        return None
-
-
-def _supplemental(verification: Verification) -> Supplemental:
-    documents, verdict = verification.documents, verification.verdict
-    leaf = verification.pck.leaf
-    try:
-        sgx = leaf.sgx if leaf else None
-    except CertificateFault:
-        sgx = None
-    expiries = _expiries(verification)
-    first = min(expiries, key=lambda expiry: expiry.expires, default=Expiry("", 0, 0))
-    numbers = [d.evaluation_number for d in (documents.tcb_info, documents.identity) if d is not None]
-    chain = verification.pck.chain
-    root = chain.root if chain else None
-    return Supplemental(
-        earliest_issue_date=min((expiry.issued for expiry in expiries), default=0),
-        latest_issue_date=max((expiry.issued for expiry in expiries), default=0),
-        earliest_expiration_date=first.expires,
-        earliest_expiration_item=first.item,
-        tcb_level_date=verdict.launch.tcb_date if verdict else None,
-        tcb_evaluation_number=min(numbers, default=None),
-        root_ca_crl_number=documents.root_crl.number if documents.root_crl else None,
-        pck_crl_number=documents.pck_crl.number if documents.pck_crl else None,
-        root_key_id=_key_id(root.der) if root else None,
-        ppid=sgx.ppid.hex() if sgx else None,
-        cpu_svn=sgx.tcb.cpu_svn.hex() if sgx else None,
-        pce_svn=sgx.tcb.pce_svn if sgx else None,
-        pce_id=sgx.pce_id.hex() if sgx else None,
-        fmspc=sgx.fmspc.hex() if sgx else None,
-        sgx_type=sgx.sgx_type if sgx else None,
-        platform_instance_id=sgx.platform_instance_id.hex() if sgx and sgx.platform_instance_id else None,
-        dynamic_platform=sgx.dynamic_platform if sgx else None,
-        cached_keys=sgx.cached_keys if sgx else None,
-        smt_enabled=sgx.smt_enabled if sgx else None,
-    )
-
-
-@lru_cache(maxsize=64)
-def _key_id(der: bytes) -> str | None:
-    """SHA-384 over the raw public key (``x || y``) of the root, as QVL names it."""
-    key = certificate_of(der).key
-    if key is None:
-        return None
-    return hashlib.sha384(key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]).hexdigest()

@@ -17,6 +17,7 @@ from tdxstack.errors import UsageError
 from tdxstack.measure.boot import event_members
 from tdxstack.measure.logs import load
 from unit.dcap.test_appraisal import verified
+from unit.dcap.test_supplemental import INTEL_ROOT_KEY_ID
 
 pytest.importorskip("regopy")
 
@@ -79,6 +80,44 @@ def test_claims(vectors: Path) -> None:
     assert claims(vectors, "td_debug") == good | {"configuration": 36}
     assert claims(vectors, "tcbinfo_expired") == good | {"hardware": 97}
     assert claims(vectors, "bad_bodyflip")["hardware"] == 97
+
+
+def test_the_input_has_trustees_names_and_forms(vectors: Path) -> None:
+    given = trustee_input(verified(vectors / "attestation" / "real" / "dcapqvl-tdx-v4"))["tdx"]
+    quote, attributes = given.pop("quote"), given.pop("td_attributes")
+    assert set(quote) == {"header", "body"}
+    assert (quote["header"]["version"], quote["header"]["reserved"]) == ("0400", "00000000")
+    assert set(attributes) == {"debug", "septve_disable", "protection_keys", "key_locker", "perfmon"}
+    assert given == {
+        "advisory_ids": [],
+        "collateral_expiration_status": "0",
+        "earliest_issue_date": "2018-05-21T10:45:10Z",
+        "latest_issue_date": "2025-06-19T10:32:27Z",
+        "earliest_expiration_date": "2025-07-19T10:00:35Z",
+        "tcb_date": "2024-03-13T00:00:00Z",
+        "tcb_status": "UpToDate",
+        "tcb_status_current": "UpToDate",
+        "tcb_eval_num": 17,
+        "pck_crl_num": 1,
+        "root_ca_crl_num": 1,
+        "sgx_type": "Scalable",
+        "is_dynamic_platform": True,
+        "is_cached_keys": True,
+        "is_smt_enabled": True,
+        "platform_provider_id": given["platform_provider_id"],
+        "platform_instance_id": given["platform_instance_id"],
+        "root_key_id": INTEL_ROOT_KEY_ID,
+        "report_data": quote["body"]["report_data"],
+        "init_data": quote["body"]["mr_config_id"],
+    }
+    assert len(given["platform_provider_id"]) == len(given["platform_instance_id"]) == 32
+
+
+def test_the_input_of_a_tdx_1_5_quote(vectors: Path) -> None:
+    quote = trustee_input(verified(vectors / "attestation" / "synthetic" / "ok_v5_td15"))["tdx"]["quote"]
+    assert (quote["type"], quote["size"]) == ("0300", "88020000")
+    assert (len(quote["body"]["tee_tcb_svn2"]), len(quote["body"]["mr_servicetd"])) == (32, 96)
+    assert "tcb_status_current" not in trustee_input(verified(vectors / "attestation" / "synthetic" / "bad_bodyflip"))
 
 
 def test_rules_and_token(vectors: Path) -> None:
