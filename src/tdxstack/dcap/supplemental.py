@@ -9,17 +9,15 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tdxstack.dcap.certificate import CertificateFault, certificate_of
 from tdxstack.dcap.chain import Chain, chain_of
-from tdxstack.dcap.documents import utf8
+from tdxstack.dcap.documents import Documents, utf8
+from tdxstack.dcap.quote_check import PckChain
 from tdxstack.dcap.status import TcbStatus, VerifyFault
-
-if TYPE_CHECKING:
-    from tdxstack.dcap.verification import Verification
+from tdxstack.dcap.tcb import TcbVerdict
 
 _QE_IDENTITY_ITEMS = ("qe_identity_issuer_chain", "qe_identity")
 
@@ -75,16 +73,15 @@ class Supplemental:
     sa_list_current: tuple[str, ...]
 
 
-def expiries(verification: Verification) -> tuple[Expiry, ...]:
-    """Validity of the items (of eight) that could be read."""
-    documents = verification.documents
+def expiries(documents: Documents, pck: PckChain, pck_crl_issuer_chain: str) -> tuple[Expiry, ...]:
+    """Validity of the items (of eight) that could be read; the last is PEM."""
     found = []
     for name, crl in (("root_ca_crl", documents.root_crl), ("pck_crl", documents.pck_crl)):
         if crl is not None:
             found.append(Expiry(name, crl.this_update, crl.next_update, crl.this_update))
     chains = (
-        ("pck_crl_issuer_chain", _chain(verification.verifier.collateral.pck_crl_issuer_chain)),
-        ("pck_certificate_chain", verification.pck.chain),
+        ("pck_crl_issuer_chain", _chain(pck_crl_issuer_chain)),
+        ("pck_certificate_chain", pck.chain),
         ("tcb_info_issuer_chain", documents.tcb_chain),
         ("qe_identity_issuer_chain", documents.identity_chain),
     )
@@ -106,20 +103,19 @@ def _chain(text: str) -> Chain | None:
         return None
 
 
-def supplemental(verification: Verification) -> Supplemental:
+def supplemental(
+    items: tuple[Expiry, ...], documents: Documents, pck: PckChain, verdict: TcbVerdict | None, tee_type: int | None
+) -> Supplemental:
     """Supplemental data, of what could be read."""
-    documents, verdict = verification.documents, verification.verdict
-    leaf, chain = verification.pck.leaf, verification.pck.chain
     try:
-        sgx = leaf.sgx if leaf else None
+        sgx = pck.leaf.sgx if pck.leaf else None
     except CertificateFault:
         sgx = None
-    items = expiries(verification)
     first = min(items, key=lambda item: item.expires, default=Expiry("", 0, 0, 0))
     earliest, latest, _ = _dates(items)
     qe_earliest, qe_latest, qe_expires = _dates(item for item in items if item.item in _QE_IDENTITY_ITEMS)
     numbers = [d.evaluation_number for d in (documents.tcb_info, documents.identity) if d is not None]
-    root = chain.root if chain else None
+    root = pck.chain.root if pck.chain else None
     return Supplemental(
         earliest_issue_date=earliest,
         latest_issue_date=latest,
@@ -135,7 +131,7 @@ def supplemental(verification: Verification) -> Supplemental:
         pce_svn=sgx.tcb.pce_svn if sgx else None,
         pce_id=sgx.pce_id.hex() if sgx else None,
         fmspc=sgx.fmspc.hex() if sgx else None,
-        tee_type=int(verification.quote.header.tee_type) if verification.quote else None,
+        tee_type=tee_type,
         sgx_type=sgx.sgx_type if sgx else None,
         platform_instance_id=sgx.platform_instance_id.hex() if sgx and sgx.platform_instance_id else None,
         dynamic_platform=sgx.dynamic_platform if sgx else None,

@@ -166,12 +166,13 @@ class Verification:
     @property
     def expiries(self) -> tuple[Expiry, ...]:
         """Validity of the items (of eight) that could be read."""
-        return expiries(self)
+        return expiries(self.documents, self.pck, self.verifier.collateral.pck_crl_issuer_chain)
 
     @cached_property
     def supplemental(self) -> Supplemental:
         """Supplemental data, of what could be read."""
-        return supplemental(self)
+        tee_type = int(self.quote.header.tee_type) if self.quote else None
+        return supplemental(self.expiries, self.documents, self.pck, self.verdict, tee_type)
 
 
 def _outcome(status: QvlStatus) -> str:
