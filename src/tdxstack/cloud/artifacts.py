@@ -75,6 +75,10 @@ class Artifact:
         given = self.sha256sum
         if given is None or _DIGEST.fullmatch(given.lower()):
             return given.lower() if given else None
+        if "://" not in given:
+            raise UsageError(
+                f"{self.name}: sha256sum {given!r} is neither 64 hex digits nor an URL", hint="check artifacts.yaml"
+            )
         text = b"".join(_content(given, limit=MAX_CHECKSUMS)).decode(errors="replace")
         file = _file_name(self.source)
         for line in text.splitlines():
@@ -125,7 +129,8 @@ class ArtifactManifest:
         import yaml  # type: ignore[import-untyped]
 
         try:
-            table = yaml.safe_load(path.read_text()) or {}
+            # Every scalar is text: a digest of digits alone is no number.
+            table = yaml.load(path.read_text(), Loader=yaml.BaseLoader) or {}  # noqa: S506 - it makes no objects
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UsageError(f"cannot read {path}: {error}", hint="see docs/howto/stack-tests.md") from None
         if not isinstance(table, dict):
@@ -151,8 +156,10 @@ def _artifact(path: Path, name: str, entry: Any) -> Artifact:
         raise UsageError(f"{path}: {name} has no source", hint="write source: file:///..., or an URL with sha256sum")
     if unknown := set(entry) - {"source", "sha256sum"}:
         raise UsageError(f"{path}: {name}: unknown entry {sorted(map(str, unknown))[0]}", hint="source, sha256sum")
-    digest = entry.get("sha256sum")
-    return Artifact(name, entry["source"], None if digest is None else str(digest))
+    digest = entry.get("sha256sum") or None
+    if digest is not None and not isinstance(digest, str):
+        raise UsageError(f"{path}: {name}: sha256sum is no text", hint="write its 64 hex digits, or an URL of a list")
+    return Artifact(name, entry["source"], digest)
 
 
 def _file_name(url: str) -> str:

@@ -98,7 +98,29 @@ def test_manifest(tmp_path: Path) -> None:
         ("a: b\n", "no source"),
         ("a:\n  source: file:///x\n  md5: y\n", "unknown entry md5"),
         ("a: [\n", "cannot read"),
+        ("a:\n  source: file:///x\n  sha256sum: [y]\n", "sha256sum is no text"),
     ):
         path.write_text(text)
         with pytest.raises(UsageError, match=message):
             ArtifactManifest.load(path)
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "1" * 64, "12345678901234567890e" + "1" * 43])
+def test_a_digest_is_text_whatever_its_digits(digest: str, tmp_path: Path) -> None:
+    """YAML takes digits alone for a number."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(CONTENT)
+    path = tmp_path / "artifacts.yaml"
+    path.write_text(f"image:\n  source: file://{disk}\n  sha256sum: {digest}\n")
+    artifact = ArtifactManifest.load(path)["image"]
+    assert artifact.sha256sum == digest
+    with pytest.raises(SystemFault, match=f"not {digest}"):
+        artifact.get()
+
+
+def test_a_digest_that_is_cut_off(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="neither 64 hex digits nor an URL"):
+        Artifact("image", f"file://{tmp_path}", DIGEST[:-1]).get()
+    path = tmp_path / "artifacts.yaml"
+    path.write_text("image:\n  source: file:///x\n  sha256sum:\n")
+    assert ArtifactManifest.load(path)["image"].sha256sum is None
