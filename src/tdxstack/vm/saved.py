@@ -5,8 +5,9 @@ the TD beside it, and for a snapshot the disk. Whole or absent: a directory that
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tdxstack.vm.record import OVERLAY, Place, load, now
 from tdxstack.vm.settings import NAME
 from tdxstack.vm.site import Site
 from tdxstack.vm.sites import site_of
-from tdxstack.vm.spec import TdSpec
+from tdxstack.vm.spec import SETTINGS, TdSpec
 
 SCHEMA = "tdxstack/saved-state/v1"
 
@@ -123,10 +124,12 @@ def revert(name: str, label: str) -> None:
 
     Raises:
         UsageError: there is no such snapshot.
+        StateError: the TD's settings are others than the snapshot's.
     """
     source, target = snapshot(name, label), saved_state(name)
     if not source.exists():
         raise UsageError(f"TD {name} has no snapshot {label!r}", hint=f"tdxctl td snapshot list {name}")
+    check_same_machine(load(name).spec, source.facts(), snapshot=label)
     site, unfinished = source.site, target.begin()
     site.copy(source.memory, unfinished.memory)
     if site.exists(source.disk):
@@ -137,21 +140,37 @@ def revert(name: str, label: str) -> None:
     unfinished.publish(target, source.facts())
 
 
-def check_same_machine(spec: TdSpec, facts: Mapping[str, Any]) -> None:
+def check_same_machine(spec: TdSpec, facts: Mapping[str, Any], *, snapshot: str | None = None) -> None:
     """Refuse a state that was saved by a machine with another specification.
 
     Raises:
-        StateError: names the settings that differ.
+        StateError: names the settings that differ, and how to set them back.
     """
     before, present = facts["spec"], spec.to_mapping()
     differing = sorted(
         key for key in {*before, *present} - {"autostart", "transient"} if before.get(key) != present.get(key)
     )
     if differing:
+        hint = shlex.join(["tdxctl", "td", "set", spec.name, *_options(before, differing)])
         raise StateError(
             f"TD {spec.name}",
-            f"restore its state ({', '.join(differing)} changed)",
-            "saved",
+            f"{f'revert to {snapshot}' if snapshot else 'restore its state'} ({', '.join(differing)} changed)",
+            "set up otherwise",
             "the settings it was saved with",
-            hint=f"set them back, or tdxctl td start {spec.name} --discard-saved",
+            hint=hint if snapshot else f"{hint}, or tdxctl td start {spec.name} --discard-saved",
         )
+
+
+def _options(settings: Mapping[str, Any], names: list[str]) -> Iterator[str]:
+    """The options of `td set` that give the settings ``names`` these values."""
+    for setting in SETTINGS:
+        if setting.name not in names:
+            continue
+        value = settings.get(setting.name)
+        if value is None:
+            yield from ("--unset", setting.name)
+        elif isinstance(value, bool):
+            yield setting.flag if value else setting.flag.replace("--", "--no-", 1)
+        else:
+            for one in value if setting.repeated else (value,):
+                yield from (setting.flag, str(one))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from tdxstack.cli.main import main
 from tdxstack.errors import PlatformMissing, StateError, UsageError
 from tdxstack.platform.base import TdParameters
 from tdxstack.platform.linux_host import HardwareTdSession
@@ -52,7 +54,24 @@ def test_another_machine_is_refused(spec: TdSpec) -> None:
         saved.check_same_machine(
             TdSpec(name="demo", kernel=spec.kernel, type=VmType.EFI, memory=1 << 30, vcpus=2), target.facts()
         )
-    assert "--discard-saved" in (caught.value.hint or "")
+    assert caught.value.hint == (
+        "tdxctl td set demo --unset vcpus --unset memory, or tdxctl td start demo --discard-saved"
+    )
+
+
+@pytest.mark.processes
+def test_a_snapshot_of_another_shape_is_refused_before_the_disk_is_touched(spec: TdSpec) -> None:
+    """The hint is a command that sets everything back, whatever kind of setting it is."""
+    shaped = {"memory": "1G", "overlay": False, "ports": ["8080:80", "udp:53:53"], "cmdline": "a b"}
+    changes.change("demo", shaped)
+    _publish(saved.snapshot("demo", "one"), records.load("demo").spec)
+    changes.change("demo", dict.fromkeys(shaped))
+    with pytest.raises(StateError, match="revert to one") as caught:
+        changes.snapshot_revert("demo", "one")
+    assert lifecycle.status("demo").state is State.DEFINED
+    assert not saved.saved_state("demo").exists()
+    assert main(shlex.split(caught.value.hint or "")[1:]) == 0
+    assert changes.snapshot_revert("demo", "one").state is State.SAVED
 
 
 @pytest.mark.parametrize("label", ["", "../x", "a/b", ".hidden"])
