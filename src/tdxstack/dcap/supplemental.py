@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -19,6 +20,11 @@ from tdxstack.dcap.quote_check import PckChain
 from tdxstack.dcap.status import TcbStatus, VerifyFault
 from tdxstack.dcap.tcb import TcbVerdict
 
+#: Fields of what the PCK certificate says.
+_PLATFORM = (
+    "ppid", "cpu_svn", "pce_svn", "pce_id", "fmspc", "sgx_type", "platform_instance_id", "dynamic_platform",
+    "cached_keys", "smt_enabled",
+)  # fmt: skip
 _QE_IDENTITY_ITEMS = ("qe_identity_issuer_chain", "qe_identity")
 
 
@@ -107,10 +113,6 @@ def supplemental(
     items: tuple[Expiry, ...], documents: Documents, pck: PckChain, verdict: TcbVerdict | None, tee_type: int | None
 ) -> Supplemental:
     """Supplemental data, of what could be read."""
-    try:
-        sgx = pck.leaf.sgx if pck.leaf else None
-    except CertificateFault:
-        sgx = None
     first = min(items, key=lambda item: item.expires, default=Expiry("", 0, 0, 0))
     earliest, latest, _ = _dates(items)
     qe_earliest, qe_latest, qe_expires = _dates(item for item in items if item.item in _QE_IDENTITY_ITEMS)
@@ -126,17 +128,8 @@ def supplemental(
         root_ca_crl_number=documents.root_crl.number if documents.root_crl else None,
         pck_crl_number=documents.pck_crl.number if documents.pck_crl else None,
         root_key_id=_key_id(root.der) if root else None,
-        ppid=sgx.ppid.hex() if sgx else None,
-        cpu_svn=sgx.tcb.cpu_svn.hex() if sgx else None,
-        pce_svn=sgx.tcb.pce_svn if sgx else None,
-        pce_id=sgx.pce_id.hex() if sgx else None,
-        fmspc=sgx.fmspc.hex() if sgx else None,
+        **_platform(pck),
         tee_type=tee_type,
-        sgx_type=sgx.sgx_type if sgx else None,
-        platform_instance_id=sgx.platform_instance_id.hex() if sgx and sgx.platform_instance_id else None,
-        dynamic_platform=sgx.dynamic_platform if sgx else None,
-        cached_keys=sgx.cached_keys if sgx else None,
-        smt_enabled=sgx.smt_enabled if sgx else None,
         sa_list=verdict.launch.advisories if verdict else (),
         qe_iden_earliest_issue_date=qe_earliest,
         qe_iden_latest_issue_date=qe_latest,
@@ -148,6 +141,30 @@ def supplemental(
         tcb_status_current=verdict.current_status if verdict else None,
         sa_list_current=verdict.current.advisories if verdict else (),
     )
+
+
+def _platform(pck: PckChain) -> dict[str, Any]:
+    """What the PCK certificate says."""
+    try:
+        sgx = pck.leaf.sgx if pck.leaf else None
+    except CertificateFault:
+        sgx = None
+    if sgx is None:
+        return dict.fromkeys(_PLATFORM)
+    instance = sgx.platform_instance_id
+    values = (
+        sgx.ppid.hex(),
+        sgx.tcb.cpu_svn.hex(),
+        sgx.tcb.pce_svn,
+        sgx.pce_id.hex(),
+        sgx.fmspc.hex(),
+        sgx.sgx_type,
+        instance.hex() if instance else None,
+        sgx.dynamic_platform,
+        sgx.cached_keys,
+        sgx.smt_enabled,
+    )
+    return dict(zip(_PLATFORM, values, strict=True))
 
 
 def _dates(items: Iterable[Expiry]) -> tuple[int, int, int]:
