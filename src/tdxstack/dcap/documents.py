@@ -41,36 +41,8 @@ class Documents:
         root_crl, root_fault = _crl(collateral.root_ca_crl, "root_ca_crl")
         pck_crl, pck_fault = _crl(collateral.pck_crl, "pck_crl")
         signers = _Signers(root_crl, root_fault, roots)
-        info, info_fault = _document(
-            TcbInfo.from_json,
-            collateral.tcb_info,
-            collateral.tcb_info_signature,
-            QvlStatus.SGX_TCB_INFO_UNSUPPORTED_FORMAT,
-            QvlStatus.SGX_TCB_INFO_INVALID,
-        )
-        identity, identity_fault = _document(
-            EnclaveIdentity.from_json,
-            collateral.qe_identity,
-            collateral.qe_identity_signature,
-            QvlStatus.SGX_ENCLAVE_IDENTITY_UNSUPPORTED_FORMAT,
-            QvlStatus.SGX_ENCLAVE_IDENTITY_INVALID,
-        )
-        info_outcome = info_fault or signers.outcome(
-            collateral.tcb_info,
-            collateral.tcb_info_signature,
-            collateral.tcb_info_issuer_chain,
-            bad_signature=QvlStatus.TCB_INFO_INVALID_SIGNATURE,
-            expiry=Window("TCB info", QvlStatus.SGX_TCB_INFO_EXPIRED, None, info.next_update if info else 0),
-        )
-        identity_outcome = identity_fault or signers.outcome(
-            collateral.qe_identity,
-            collateral.qe_identity_signature,
-            collateral.qe_identity_issuer_chain,
-            bad_signature=QvlStatus.SGX_ENCLAVE_IDENTITY_INVALID_SIGNATURE,
-            expiry=Window(
-                "QE identity", QvlStatus.SGX_ENCLAVE_IDENTITY_EXPIRED, None, identity.next_update if identity else 0
-            ),
-        )
+        info, info_outcome = _tcb_info(collateral, signers)
+        identity, identity_outcome = _identity(collateral, signers)
         return cls(
             root_crl=root_crl,
             pck_crl=pck_crl,
@@ -157,3 +129,38 @@ class _Signers:
         except VerifyFault as fault:
             return Outcome(fault.status, fault.detail)
         return Outcome(QvlStatus.OK, "", windows)
+
+
+def _tcb_info(collateral: Collateral, signers: _Signers) -> tuple[TcbInfo | None, Outcome]:
+    info, fault = _document(
+        TcbInfo.from_json,
+        collateral.tcb_info,
+        collateral.tcb_info_signature,
+        QvlStatus.SGX_TCB_INFO_UNSUPPORTED_FORMAT,
+        QvlStatus.SGX_TCB_INFO_INVALID,
+    )
+    return info, fault or signers.outcome(
+        collateral.tcb_info,
+        collateral.tcb_info_signature,
+        collateral.tcb_info_issuer_chain,
+        bad_signature=QvlStatus.TCB_INFO_INVALID_SIGNATURE,
+        expiry=Window("TCB info", QvlStatus.SGX_TCB_INFO_EXPIRED, None, info.next_update if info else 0),
+    )
+
+
+def _identity(collateral: Collateral, signers: _Signers) -> tuple[EnclaveIdentity | None, Outcome]:
+    identity, fault = _document(
+        EnclaveIdentity.from_json,
+        collateral.qe_identity,
+        collateral.qe_identity_signature,
+        QvlStatus.SGX_ENCLAVE_IDENTITY_UNSUPPORTED_FORMAT,
+        QvlStatus.SGX_ENCLAVE_IDENTITY_INVALID,
+    )
+    ends = identity.next_update if identity else 0
+    return identity, fault or signers.outcome(
+        collateral.qe_identity,
+        collateral.qe_identity_signature,
+        collateral.qe_identity_issuer_chain,
+        bad_signature=QvlStatus.SGX_ENCLAVE_IDENTITY_INVALID_SIGNATURE,
+        expiry=Window("QE identity", QvlStatus.SGX_ENCLAVE_IDENTITY_EXPIRED, None, ends),
+    )

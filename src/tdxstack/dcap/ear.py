@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tdxstack.dcap.appraisal import Appraisal
 from tdxstack.dcap.document import policy_members, quote_members, supplemental_members
 from tdxstack.dcap.policy import Policy
-from tdxstack.dcap.status import EXPIRED, QvlStatus, TcbStatus
+from tdxstack.dcap.status import TcbStatus
+from tdxstack.dcap.verification import Verification
 from tdxstack.errors import EvidenceRejected, UsageError
 from tdxstack.wire.sgx_report import SgxReportBody
 from tdxstack.wire.tdreport import TdAttributes
@@ -77,7 +78,7 @@ def trustworthiness_vector(appraisal: Appraisal) -> dict[str, int]:
     verification = appraisal.verification
     failed = {rule.name for rule in appraisal.failed}
     rules = {rule.name for rule in appraisal.rules}
-    if not _signatures_hold(appraisal):
+    if not verification.genuine:
         return {"hardware": CRYPTOGRAPHIC_FAILURE}
     vector = {"hardware": _hardware(appraisal), "configuration": _configuration(appraisal, failed)}
     if rules & set(_INSTANCE_RULES):
@@ -93,12 +94,6 @@ def trustworthiness_vector(appraisal: Appraisal) -> dict[str, int]:
             name, claim = rule.name.removeprefix("rego."), int(rule.actual)
             vector[name] = max(vector.get(name, 0), claim, key=Tier.of) if claim else vector.get(name, 0)
     return vector
-
-
-def _signatures_hold(appraisal: Appraisal) -> bool:
-    verification = appraisal.verification
-    three = all(status is QvlStatus.OK or status in EXPIRED for status in verification.qvl[:3])
-    return three and (verification.verdict is not None or verification.qvl.quote is QvlStatus.TCB_NOT_SUPPORTED)
 
 
 def _hardware(appraisal: Appraisal) -> int:
@@ -151,16 +146,7 @@ def claims(
         "ear.status": tier.name.lower(),
         "ear.trustworthiness-vector": vector,
         "ear.appraisal-policy-id": policy or policy_id(appraisal.policy),
-        "ear.veraison.annotated-evidence": {
-            "quote": quote_members(verification),
-            "supplemental": supplemental_members(verification),
-            "status": verification.status,
-            "qvl": {name: str(status) for name, status in verification.qvl._asdict().items()},
-            "launch_status": verification.launch_status,
-            "current_status": verification.current_status,
-            "advisories": list(verification.advisories),
-            "software": verification.software,
-        },
+        "ear.veraison.annotated-evidence": _annotated_evidence(verification),
         "ear.veraison.policy-claims": policy_members(appraisal),
     }
     body: dict[str, Any] = {
@@ -173,6 +159,19 @@ def claims(
     if nonce is not None:
         body["eat_nonce"] = nonce
     return body
+
+
+def _annotated_evidence(verification: Verification) -> dict[str, Any]:
+    return {
+        "quote": quote_members(verification),
+        "supplemental": supplemental_members(verification),
+        "status": verification.status,
+        "qvl": {name: str(status) for name, status in verification.qvl._asdict().items()},
+        "launch_status": verification.launch_status,
+        "current_status": verification.current_status,
+        "advisories": list(verification.advisories),
+        "software": verification.software,
+    }
 
 
 def policy_id(policy: Policy) -> str:

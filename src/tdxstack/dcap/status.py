@@ -101,8 +101,6 @@ STATUS_OF_TCB = {
     TcbStatus.TD_RELAUNCH_ADVISED: QvlStatus.TCB_TD_RELAUNCH_ADVISED,
     TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED: QvlStatus.TCB_TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
 }
-#: Outcomes of the quote call that come of the TCB alone: the signatures held.
-TCB_OUTCOMES = frozenset(STATUS_OF_TCB.values()) | {QvlStatus.TCB_NOT_SUPPORTED}
 #: Outcomes that say that something signed and genuine is too old (or, for a CRL, too new) for the clock.
 EXPIRED = frozenset(
     {

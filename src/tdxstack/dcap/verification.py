@@ -95,8 +95,13 @@ class Verification:
 
         Expired collateral does not change it, see :attr:`expired`; nor does policy.
         """
-        three = self.qvl[:3]
-        return self.qvl.quote in _NOT_FINAL and all(s is QvlStatus.OK or s in EXPIRED for s in three)
+        return self.qvl.quote in _NOT_FINAL and self.genuine
+
+    @property
+    def genuine(self) -> bool:
+        """Whether all signatures hold up to a trusted root, whatever the TCB is, and also if it is of no level."""
+        three = all(status is QvlStatus.OK or status in EXPIRED for status in self.qvl[:3])
+        return three and (self.verdict is not None or self.qvl.quote is QvlStatus.TCB_NOT_SUPPORTED)
 
     @property
     def expired(self) -> bool:

@@ -105,12 +105,6 @@ def revocation_list(crl: Crl, item: str) -> RevocationList:
         raise CollateralError(item, f"{item}: not a revocation list: {fault}") from None
 
 
-def crl_span(crl: Crl, item: str) -> Span:
-    """thisUpdate to nextUpdate. Raises CollateralError."""
-    parsed = revocation_list(crl, item)
-    return Span(parsed.this_update, parsed.next_update)
-
-
 def chain_span(pem: str, item: str) -> Span:
     """When all certificates of a chain are valid. Raises CollateralError."""
     return Span.common(Span(one.not_before, one.not_after) for one in chain(pem, item))

@@ -17,7 +17,6 @@ from tdxstack.errors import WireError
 
 MAJOR_VERSION = 1
 MINOR_VERSION = 1
-DEFAULT_VSOCK_PORT = 4050
 DEFAULT_SOCKET = "/var/run/tdx-qgs/qgs.socket"
 
 TDREPORT_SIZE = 1024

@@ -11,6 +11,7 @@ from tdxstack.errors import CollateralError, ExitCode
 
 if TYPE_CHECKING:
     from tdxstack.dcap import Verifier
+    from tdxstack.dcap.certificate import RevocationList
     from tdxstack.dcap.enclave_identity import EnclaveIdentity
     from tdxstack.dcap.tcb_info import TcbInfo
 
@@ -149,15 +150,21 @@ def _show_members(verifier: Verifier, now: int) -> dict[str, Any]:
             "levels": [_isv(level, iso(level.tcb_date)) for level in identity.levels],
         }
     for name, crl in (("root_ca_crl", documents.root_crl), ("pck_crl", documents.pck_crl)):
-        members[name] = crl and {
-            "issuer": crl.issuer.common_name,
-            "this_update": iso(crl.this_update),
-            "next_update": iso(crl.next_update),
-            "valid": crl.current(now),
-            "number": crl.number,
-            "revoked": crl.revoked_count,
-        }
+        members[name] = crl and _crl_members(crl, now)
     return members
+
+
+def _crl_members(crl: RevocationList, now: int) -> dict[str, Any]:
+    from tdxstack.dcap.appraisal import iso
+
+    return {
+        "issuer": crl.issuer.common_name,
+        "this_update": iso(crl.this_update),
+        "next_update": iso(crl.next_update),
+        "valid": crl.current(now),
+        "number": crl.number,
+        "revoked": crl.revoked_count,
+    }
 
 
 def _level(level: Any, date: str) -> dict[str, Any]:

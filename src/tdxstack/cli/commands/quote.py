@@ -148,15 +148,13 @@ def run_explain(args: argparse.Namespace) -> ExitCode:
     """``quote explain``; rejected is what is not genuine, so that there is no TCB to explain."""
     from tdxstack.dcap.document import explanation_members
     from tdxstack.dcap.explain import explain
-    from tdxstack.dcap.status import QvlStatus
 
     verification, fault = _verify(args)
     if fault:
         raise fault
     body = output.document("quote-explanation", explanation_members(explain(verification)))
     output.emit(args, body, lambda: _explanation_text(body))
-    genuine = verification.authentic or verification.qvl.quote in (QvlStatus.TCB_NOT_SUPPORTED, QvlStatus.TCB_REVOKED)
-    return ExitCode.DONE if genuine else ExitCode.REJECTED
+    return ExitCode.DONE if verification.genuine else ExitCode.REJECTED
 
 
 def exit_code(appraisal: Appraisal, fault: CollateralError | None) -> ExitCode:

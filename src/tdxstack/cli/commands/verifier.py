@@ -18,7 +18,14 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    init = verbs.add_parser("init", help="make a directory with settings and a key for tokens")
+    _add_init(verbs.add_parser("init", help="make a directory with settings and a key for tokens"))
+    serve = verbs.add_parser("serve", help="serve until SIGTERM")
+    serve.add_argument("-c", "--config", metavar="FILE", type=Path, help="settings (default: where init puts them)")
+    serve.add_argument("--port", type=int, help="TCP port instead of the settings'; 0: any that is free")
+    serve.set_defaults(run=run_serve)
+
+
+def _add_init(init: argparse.ArgumentParser) -> None:
     init.add_argument(
         "directory", metavar="DIRECTORY", nargs="?", type=Path, help="default: verifier in tdxctl's home"
     )
@@ -54,10 +61,6 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     init.add_argument("--dry-run", action="store_true", help="say what would be made")
     output.add_json(init)
     init.set_defaults(run=run_init)
-    serve = verbs.add_parser("serve", help="serve until SIGTERM")
-    serve.add_argument("-c", "--config", metavar="FILE", type=Path, help="settings (default: where init puts them)")
-    serve.add_argument("--port", type=int, help="TCP port instead of the settings'; 0: any that is free")
-    serve.set_defaults(run=run_serve)
 
 
 def _directory() -> Path:

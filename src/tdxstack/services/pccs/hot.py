@@ -101,11 +101,10 @@ def _size(key: Key, ready: Ready) -> int:
 class Front:
     """ASGI: answers from memory where it can; else lets the routes answer. Adds Request-ID and counts."""
 
-    def __init__(self, app: App, hot: HotAnswers, metrics: Metrics, log_reads: bool = False) -> None:
+    def __init__(self, app: App, hot: HotAnswers, metrics: Metrics) -> None:
         self._app = app
         self._hot = hot
         self._metrics = metrics
-        self._log_reads = log_reads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -220,6 +220,10 @@ def test_explain_rejects_what_is_not_genuine(
     for data in (whole[:600], b"", whole[:100] + bytes([whole[100] ^ 1]) + whole[101:]):
         changed.write_bytes(data)
         assert run(capsys, "quote", "explain", changed, *at)[0] == 3
+    untrusted = vectors / "attestation" / "synthetic" / "plat_tdx2_none"
+    of_nobody = (untrusted / "quote.bin", "--collateral", untrusted / "collateral.json", "--at", "1781481600")
+    assert run(capsys, "quote", "explain", *of_nobody)[0] == 3
+    assert run(capsys, "quote", "explain", *of_nobody, "--trust-root", untrusted / "root.der")[0] == 0
     old = real.parent / "dcapqvl-tdx-v5-outdated"
     now = str(json.loads((old / "meta.json").read_text())["valid_from"] + 60)
     of_old = (old / "quote.bin", "--collateral", old / "collateral.json", "--at", now)
