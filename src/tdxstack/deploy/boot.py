@@ -24,22 +24,39 @@ def with_parameters(line: str, parameters: Sequence[str]) -> str:
     return " ".join([*kept, *missing(" ".join(kept), parameters)])
 
 
-_SETTING = re.compile(r'^([ \t]*GRUB_CMDLINE_LINUX=)(["\']?)(.*?)(["\']?)[ \t]*$', re.MULTILINE)
+_NAME = r"^[ \t]*(?:export[ \t]+)?GRUB_CMDLINE_LINUX="
+_MENTION = re.compile(_NAME, re.MULTILINE)
+#: A setting that can be edited: one word of shell, quoted as a whole or not at all, and a comment behind it.
+_SETTING = re.compile(
+    rf"(?P<name>{_NAME})(?:"
+    r"""(?P<double>"(?:[^"\\]|\\[^\n])*")|(?P<single>'[^']*')|(?P<bare>[^\s#"'\\$`;&|<>()]*))"""
+    r"(?P<rest>[ \t]*(?:(?<=[ \t])#[^\n]*)?)$",
+    re.MULTILINE,
+)
 
 
 def grub_parameters(text: str) -> str | None:
-    """The value of ``GRUB_CMDLINE_LINUX`` in ``/etc/default/grub``, None where it is not set."""
-    found = _SETTING.findall(text)
-    return found[-1][2] if found else None
+    """The value of the last ``GRUB_CMDLINE_LINUX`` in ``/etc/default/grub``; None where it cannot be told."""
+    found, mentions = list(_SETTING.finditer(text)), list(_MENTION.finditer(text))
+    if not found or found[-1].start() != mentions[-1].start():
+        return None
+    return _value(found[-1])
+
+
+def _value(found: re.Match[str]) -> str:
+    quoted = found["double"] or found["single"]
+    return quoted[1:-1] if quoted else str(found["bare"])
 
 
 def edit_grub(text: str, parameters: Sequence[str]) -> str:
-    """``/etc/default/grub`` with the parameters in ``GRUB_CMDLINE_LINUX``."""
+    """``/etc/default/grub``, a piece of shell, with the parameters in ``GRUB_CMDLINE_LINUX``."""
     if grub_parameters(text) is None:
-        return f'{text.rstrip()}\nGRUB_CMDLINE_LINUX="{" ".join(parameters)}"\n'.lstrip("\n")
+        before = ["$GRUB_CMDLINE_LINUX"] if _MENTION.search(text) else []
+        return f'{text.rstrip()}\nGRUB_CMDLINE_LINUX="{" ".join([*before, *parameters])}"\n'.lstrip("\n")
 
     def edit(found: re.Match[str]) -> str:
-        return f'{found[1]}"{with_parameters(found[3], parameters)}"'
+        quote = "'" if found["single"] and re.search(r'[$`"\\]', found["single"]) else '"'
+        return f"{found['name']}{quote}{with_parameters(_value(found), parameters)}{quote}{found['rest']}"
 
     return _SETTING.sub(edit, text)
 

@@ -6,6 +6,7 @@ so that it can be undone and done again.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -77,18 +78,31 @@ class Journal:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.directory = root / STATE
-        self.record: dict[str, Any] = {"files": {}, "undo": []}
+        self.record: dict[str, Any] = {"files": {}, "undo": [], "directories": []}
         try:
             value = json.loads((self.directory / RECORD).read_text())
-            self.record = {"files": dict(value["files"]), "undo": list(value["undo"])}
+            made = list(value.get("directories", []))
+            self.record = {"files": dict(value["files"]), "undo": list(value["undo"]), "directories": made}
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SystemFault(f"{self.directory / RECORD}: {error}", hint="move it away to begin anew") from error
 
     def save(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.make_directory(self.directory)
         write_atomic(self.directory / RECORD, json.dumps(self.record, indent=2) + "\n", mode=0o600)
+
+    def make_directory(self, path: Path) -> None:
+        """Make a directory of the root with its parents, and note those that were not there."""
+        absent = [one for one in (path, *path.parents) if one.is_relative_to(self.root) and not one.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        self.record["directories"] += [str(one.relative_to(self.root)) for one in reversed(absent)]
+
+    def remove_directories(self) -> None:
+        """Remove what :meth:`make_directory` made, where nobody put anything since."""
+        for name in reversed(self.record["directories"]):
+            with contextlib.suppress(OSError):
+                (self.root / name).rmdir()
 
     def keep(self, path: str) -> None:
         """Copy a file aside before its first change."""
@@ -98,7 +112,7 @@ class Journal:
         backup = None
         if target.is_file():
             backup = f"backup/{hashlib.sha256(path.encode()).hexdigest()[:16]}"
-            (self.directory / "backup").mkdir(parents=True, exist_ok=True)
+            self.make_directory(self.directory / "backup")
             write_atomic(self.directory / backup, target.read_bytes(), mode=target.stat().st_mode & 0o777)
         self.record["files"][path] = {"backup": backup, "written": None}
         self.save()
@@ -116,7 +130,7 @@ def apply(root: Path, steps: Sequence[Step], run: Run, say: Callable[[str], None
             say(f"write {step.path}")
             journal.keep(step.path)
             target = root / step.path.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
+            journal.make_directory(target.parent)
             write_atomic(target, step.content, mode=step.mode)
             journal.record["files"][step.path]["written"] = hashlib.sha256(step.content.encode()).hexdigest()
         else:
@@ -176,3 +190,4 @@ def undo(root: Path, plan: Sequence[Undo], run: Run, say: Callable[[str], None])
     for backup in (journal.directory / "backup").glob("*"):
         backup.unlink()
     (journal.directory / RECORD).unlink(missing_ok=True)
+    journal.remove_directories()

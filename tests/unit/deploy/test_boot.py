@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +40,44 @@ submenu 'Advanced options' $menuentry_id_option 'gnulinux-advanced-34db' {
 def test_grub(before: str, after: str) -> None:
     edited = boot.edit_grub(before, PARAMETERS)
     assert edited == after
+    assert boot.edit_grub(edited, PARAMETERS) == edited
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [
+        ('GRUB_CMDLINE_LINUX="a b"\n', ["a", "b"]),
+        ("GRUB_CMDLINE_LINUX='a b'\n", ["a", "b"]),
+        ('GRUB_CMDLINE_LINUX="a b"  # for the console\n', ["a", "b"]),
+        ("GRUB_CMDLINE_LINUX='a' # it's ours\n", ["a"]),
+        ("GRUB_CMDLINE_LINUX=a\n", ["a"]),
+        ("GRUB_CMDLINE_LINUX='a \"$b\"'\n", ["a", '"$b"']),
+        ("GRUB_CMDLINE_LINUX=\n", []),
+        ("GRUB_CMDLINE_LINUX=a # b\n", ["a"]),
+        ("GRUB_CMDLINE_LINUX=a#b\n", ["a#b"]),
+        ('export GRUB_CMDLINE_LINUX="a"\n', ["a"]),
+        ('  GRUB_CMDLINE_LINUX="a"\n', ["a"]),
+        ('GRUB_CMDLINE_LINUX="a \\\n b"\n', ["a", "b"]),
+        ('GRUB_CMDLINE_LINUX="a\nb"\n', ["a", "b"]),
+        ('GRUB_CMDLINE_LINUX="a"" b"\n', ["a", "b"]),
+        ('GRUB_CMDLINE_LINUX="dyndbg=\\"file x.c +p\\" b"\n', ['dyndbg="file', "x.c", '+p"', "b"]),
+        ("GRUB_CMDLINE_LINUX=a\\ b\n", ["a", "b"]),
+        ('X=c\nGRUB_CMDLINE_LINUX="a $X"\n', ["a", "c"]),
+        ('GRUB_CMDLINE_LINUX="a"\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX b"\n', ["a", "b"]),
+        ('GRUB_CMDLINE_LINUX="old"\nGRUB_CMDLINE_LINUX="b"\n', ["b"]),
+        ('GRUB_CMDLINE_LINUX="a"\n#GRUB_CMDLINE_LINUX="x"\n', ["a"]),
+        ('GRUB_CMDLINE_LINUX="a kvm_intel.tdx=0"\n', ["a"]),
+        ("", []),
+    ],
+)
+def test_the_shell_reads_what_was_there_and_the_parameters(before: str, kept: list[str]) -> None:
+    """The file is shell: update-grub sources it."""
+    edited = boot.edit_grub(before, PARAMETERS)
+    script = f'{edited}\nprintf %s "$GRUB_CMDLINE_LINUX"'
+    words = subprocess.run(["sh", "-eu", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert [word for word in words if word not in PARAMETERS] == kept
+    assert set(PARAMETERS) <= set(words)
     assert boot.edit_grub(edited, PARAMETERS) == edited
 
 

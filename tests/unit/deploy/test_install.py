@@ -115,6 +115,22 @@ def test_uninstall_puts_everything_back(ubuntu: Path, capsys: pytest.CaptureFixt
     assert "nothing to do" in capsys.readouterr().err
 
 
+def test_uninstall_leaves_no_directory_of_its_own(ubuntu: Path) -> None:
+    before = sorted(path.relative_to(ubuntu) for path in ubuntu.rglob("*"))
+    main(["host", "install", "--root", str(ubuntu), "--yes"])
+    main(["host", "install", "--root", str(ubuntu), "--yes"])
+    assert main(["host", "uninstall", "--root", str(ubuntu), "--yes"]) == 0
+    assert sorted(path.relative_to(ubuntu) for path in ubuntu.rglob("*")) == before
+
+
+def test_a_directory_that_somebody_filled_since_stays(ubuntu: Path) -> None:
+    main(["host", "install", "--root", str(ubuntu), "--yes"])
+    (ubuntu / "etc/modules-load.d/other.conf").write_text("other\n")
+    assert main(["host", "uninstall", "--root", str(ubuntu), "--yes"]) == 0
+    assert (ubuntu / "etc/modules-load.d/other.conf").read_text() == "other\n"
+    assert not (ubuntu / "etc/modprobe.d").exists()
+
+
 def test_a_file_changed_since_is_left_alone(ubuntu: Path) -> None:
     main(["host", "install", "--root", str(ubuntu), "--yes"])
     (ubuntu / "etc/default/grub").write_text("GRUB_TIMEOUT=9\n")
