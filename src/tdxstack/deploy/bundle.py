@@ -16,6 +16,7 @@ CONTENT = (
     "cli/__init__.py",
     "cli/__main__.py",
     "cli/main.py",
+    "cli/malformed.py",
     "cli/output.py",
     "cli/commands/__init__.py",
     "cli/commands/host.py",
@@ -26,11 +27,13 @@ CONTENT = (
     "deploy/step.py",
     "deploy/data/__init__.py",
     "deploy/data/packages.toml",
+    "measure",
     "platform/__init__.py",
     "platform/linux_capture_registers.py",
     "platform/linux_captured.py",
     "platform/linux_host_files.py",
     "platform/linux_host_source.py",
+    "platform/linux_open_host.py",
     "platform/module_rules.py",
     "platform/package_lists.py",
     "preflight",
@@ -38,9 +41,7 @@ CONTENT = (
     "system/files.py",
     "system/paths.py",
     "system/process.py",
-    "wire/__init__.py",
-    "wire/qcnl.py",
-    "wire/smbios.py",
+    "wire",
 )
 MAIN = "from tdxstack.cli.main import entry\nentry()\n"
 #: Files in a zip have a time; this one, so that the same content makes the same bytes.
