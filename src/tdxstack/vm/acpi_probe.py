@@ -24,6 +24,7 @@ from pathlib import Path
 from tdxstack.errors import PlatformMissing, SystemFault, WireError
 from tdxstack.measure.blobs import LOADER, MEASURED_ITEMS, SMBIOS_TABLES, FirmwareBlobs
 from tdxstack.system import files, paths, process
+from tdxstack.system.sockets import is_listening
 from tdxstack.vm.marker_disk import marker_disk
 from tdxstack.vm.marker_kernel import marker_kernel
 from tdxstack.vm.probe_argv import probe_argv, shape
@@ -148,18 +149,14 @@ def _swtpm(directory: Path, deadline: float) -> Iterator[None]:
     control = directory / "swtpm.sock"
     argv = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--ctrl", f"type=unixio,path={control}"]
     with _started([*argv, "--flags", "startup-clear"], directory / "swtpm.log") as child:
-        _wait_for_file(control, child, directory / "swtpm.log", deadline)
+        _wait_for_socket(control, child, directory / "swtpm.log", deadline)
         yield
 
 
-def _wait_for_file(path: Path, child: process.Child, log: Path, deadline: float) -> None:
-    while not path.exists():
+def _wait_for_socket(path: Path, child: process.Child, log: Path, deadline: float) -> None:
+    while not is_listening(path):
         _check(child, log, deadline)
         time.sleep(0.02)
-
-
-def _wait_for_socket(path: Path, child: process.Child, log: Path, deadline: float) -> None:
-    _wait_for_file(path, child, log, deadline)
 
 
 def _wait_for_shutdown(path: Path, child: process.Child, log: Path, deadline: float) -> None:

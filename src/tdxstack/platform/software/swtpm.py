@@ -10,6 +10,7 @@ from pathlib import Path
 from tdxstack.errors import SystemFault
 from tdxstack.system import process
 from tdxstack.system.files import private_directory
+from tdxstack.system.sockets import is_listening
 
 #: SHA-384 becomes the RTMRs; SHA-256 is what Linux's IMA looks for first.
 BANKS = "sha256,sha384"
@@ -46,7 +47,7 @@ class Swtpm:
             await asyncio.to_thread(self._prepare)
         self._spawn()
         deadline = asyncio.get_running_loop().time() + _START_SECONDS
-        while not self._control.exists():
+        while not is_listening(self._control):
             if self.returncode is not None or asyncio.get_running_loop().time() > deadline:
                 text = self._log.read_text(errors="replace").strip().splitlines()
                 raise SystemFault(

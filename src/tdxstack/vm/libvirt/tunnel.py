@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tdxstack.errors import NetworkFault
 from tdxstack.system.process import Child, ended, spawn
+from tdxstack.system.sockets import is_listening
 from tdxstack.vm.libvirt.far_end import FarEnd
 
 OPEN_TIMEOUT = 20.0
@@ -53,7 +54,7 @@ class Tunnel:
         with self._log.open("ab") as log:
             self._child = child = spawn(self._end.argv(*options), stdout=log, stderr=log)
         deadline = asyncio.get_running_loop().time() + OPEN_TIMEOUT
-        while not all(here.exists() for here, _ in self._sockets):
+        while not all(is_listening(here) for here, _ in self._sockets):
             if child.poll() is not None or asyncio.get_running_loop().time() > deadline:
                 self._end_child()
                 said = self._log.read_text(errors="replace").strip().splitlines()
