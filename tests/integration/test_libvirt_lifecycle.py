@@ -114,6 +114,11 @@ def test_what_others_do_through_libvirt_is_noticed(define: Define, libvirtd: Lib
     assert "UNDEFINED" in told
 
     changes.change("demo", {"memory": "192M"})
+    assert lifecycle.status("demo").reason != observed.EDITED
+    libvirtd.virsh("setmaxmem", "demo", "384M", "--config")
+    assert lifecycle.status("demo").reason == observed.EDITED
+    changes.change("demo", {"memory": "256M"})
+    assert lifecycle.status("demo").reason != observed.EDITED
     libvirtd.virsh("start", "demo", check=False)
     assert _state(libvirtd) == "shut off", "its sockets are made by td start"
 

@@ -6,20 +6,23 @@ into ours.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 from tdxstack.errors import PlatformMissing, StateError
 from tdxstack.system import paths
+from tdxstack.system.files import write_atomic
 from tdxstack.vm.dialects import Dialect
 from tdxstack.vm.libvirt import binding, domain_xml
 from tdxstack.vm.libvirt.domain_xml import Identity
 from tdxstack.vm.libvirt.endings import ending_of_shutoff
 from tdxstack.vm.machine import Ending
 from tdxstack.vm.qemu.launch import Launch
+from tdxstack.vm.record import Place
 from tdxstack.vm.site import Site
 from tdxstack.vm.spec import TdSpec
 
@@ -72,11 +75,42 @@ def state(connection: Any, uuid_text: str) -> tuple[int, int]:
     return present, reason
 
 
-def states(connection: Any) -> dict[str, tuple[int, int]]:
-    """State and reason of every domain by UUID, in one request."""
+class Seen(NamedTuple):
+    """A domain as libvirt shows it: virDomainState, the reason for it, and whether it is defined as we defined it."""
+
+    state: int
+    reason: int
+    as_defined: bool = True
+
+
+def states(connection: Any) -> dict[str, Seen]:
+    """Every domain by UUID; only those of this home's TDs are asked for more than their state."""
     libvirt = binding.load()
     found = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
-    return {domain.UUIDString(): (facts["state.state"], facts["state.reason"]) for domain, facts in found}
+    return {
+        domain.UUIDString(): Seen(facts["state.state"], facts["state.reason"], _is_as_defined(domain))
+        for domain, facts in found
+    }
+
+
+def _is_as_defined(domain: Any) -> bool:
+    name = domain.name()
+    if domain.UUIDString() != uuid_of(name):
+        return True
+    try:
+        return _definition_file(name).read_text() == _definition(domain)
+    except FileNotFoundError:
+        return True
+
+
+def _definition(domain: Any) -> str:
+    """SHA-256 of what libvirt has made of the XML that it was given, in hex."""
+    text: str = domain.XMLDesc(binding.load().VIR_DOMAIN_XML_INACTIVE)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _definition_file(name: str) -> Path:
+    return Place(name).directory / "domain.sha256"
 
 
 def ending_while_away(present: int, reason: int) -> Ending:
@@ -111,10 +145,11 @@ def identity(connection: Any, spec: TdSpec, site: Site) -> Identity:
 
 
 def define(connection: Any, spec: TdSpec, xml: str) -> Any:
-    """Define the domain, in place of its last definition."""
+    """Define the domain, in place of its last definition; what libvirt makes of it is remembered."""
     domain = connection.defineXML(xml)
     # What needs a session cannot be started by libvirtd alone.
     domain.setAutostart(1 if spec.autostart and not is_bound(spec) else 0)
+    write_atomic(_definition_file(spec.name), _definition(domain), mode=0o600)
     return domain
 
 

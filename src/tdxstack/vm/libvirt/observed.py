@@ -12,6 +12,7 @@ from typing import Any
 from tdxstack.errors import SystemFault
 from tdxstack.vm.libvirt import domains
 from tdxstack.vm.libvirt.connection import call, open_connection
+from tdxstack.vm.libvirt.domains import Seen
 from tdxstack.vm.record import TdRecord, save
 from tdxstack.vm.state import ACTIVE, State
 
@@ -21,7 +22,9 @@ FOUND = "found running: it was started through libvirt"
 UNWATCHED = "its supervisor is gone, its domain goes on; the next command that needs one starts another"
 ENDED_WITH_SUPERVISOR = "its supervisor was killed, and its domain ended with it"
 
-States = dict[str, tuple[int, int]]
+EDITED = "its definition was changed through libvirt; the next start defines it from its settings again"
+
+States = dict[str, Seen]
 
 
 def observed_by_libvirt(record: TdRecord, known: dict[str, Any]) -> TdRecord:
@@ -31,16 +34,16 @@ def observed_by_libvirt(record: TdRecord, known: dict[str, Any]) -> TdRecord:
     """
     spec = record.spec
     try:
-        present, reason = _states(spec.connect, known).get(domains.uuid_of(spec.name), (domains.ABSENT, 0))
+        seen = _states(spec.connect, known).get(domains.uuid_of(spec.name), Seen(domains.ABSENT, 0))
     except SystemFault:
         return replace(record, reason=UNREACHABLE)
     if record.state in ACTIVE:
-        return _kept(_without_supervisor(record, present, reason), record)
-    if present in domains.ALIVE:
-        return _kept(_running(record, present, FOUND), record)
-    if present == domains.ABSENT and not spec.transient:
+        return _kept(_without_supervisor(record, seen.state, seen.reason), record)
+    if seen.state in domains.ALIVE:
+        return _kept(_running(record, seen.state, FOUND), record)
+    if seen.state == domains.ABSENT and not spec.transient:
         return replace(record, reason=UNDEFINED)
-    return record
+    return record if seen.as_defined else replace(record, reason=EDITED)
 
 
 def _states(uri: str, known: dict[str, Any]) -> States:
