@@ -6,6 +6,7 @@ platform, its TDX module and its quoting enclave reach come with their date and 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -29,6 +30,7 @@ class Remedy(StrEnum):
     RELAUNCH = "relaunch-td"
     CONFIGURATION = "configuration"
     HARDENING = "software-hardening"
+    COLLATERAL = "newer-collateral"
     REPLACE = "replace-platform"
 
 
@@ -40,10 +42,12 @@ REMEDY_TEXT = {
     Remedy.RELAUNCH: "stop the TD and start it again: the host already runs a TDX module that is good enough",
     Remedy.CONFIGURATION: "change the platform's configuration (BIOS settings, SMT) as the advisories say",
     Remedy.HARDENING: "build the software in the TD or enclave with the mitigations that the advisories name",
+    Remedy.COLLATERAL: "fetch newer collateral: this one does not know so new a TDX module",
     Remedy.REPLACE: "none: this TCB is revoked, its secrets may be known",
 }
 
 
+_MODULE_ID = re.compile(r"TDX_[0-9A-F]{2}", re.IGNORECASE)
 _CONFIGURED = (TcbStatus.CONFIGURATION_NEEDED, TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED)
 
 
@@ -159,10 +163,18 @@ def _kind(name: str) -> Remedy:
 def _module(svn: bytes, info: TcbInfo) -> Part:
     identity = info.module_identity(svn[1])
     if identity is None:
-        known = ", ".join(module.id for module in info.module_identities or ()) or "none"
-        gap = Gap("tdx-module identity", f"TDX_{svn[1]:02X} is unknown, known: {known}", svn[1], 0, Remedy.MODULE)
-        return Part("tdx-module", None, None, (), (gap,))
+        return Part("tdx-module", None, None, (), (_unknown_module(svn[1], info),))
     return _isv("tdx-module", f"{identity.id} ISVSVN", svn[0], identity.levels, Remedy.MODULE)
+
+
+def _unknown_module(major: int, info: TcbInfo) -> Gap:
+    """A major version without an identity: what is needed is the next one that has one."""
+    names = [module.id for module in info.module_identities or ()]
+    known = sorted(int(name[4:], 16) for name in names if _MODULE_ID.fullmatch(name))
+    need = next((one for one in known if one > major), known[-1] if known else 0)
+    remedy = Remedy.MODULE if need > major else Remedy.COLLATERAL
+    text = f"TDX_{major:02X} is unknown, known: {', '.join(names) or 'none'}"
+    return Gap("tdx-module major version", text, major, need, remedy)
 
 
 def _isv(part: str, component: str, svn: int, levels: tuple[IsvLevel, ...], remedy: Remedy) -> Part:
