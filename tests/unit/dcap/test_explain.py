@@ -57,7 +57,7 @@ def test_unknown_module(vectors: Path) -> None:
     explanation = of(vectors, "mod_id_missing")
     assert "tdx_module" in explanation.note
     assert any("TDX_05 is unknown" in gap.name for part in explanation.launch for gap in part.gaps)
-    assert gaps(explanation) == [("tdx-module major version", 5, 1)]
+    assert gaps(explanation) == [("tdx-module major version", 5, 3)]
     assert list(explanation.remedies) == [Remedy.COLLATERAL], "a module that is newer than the collateral"
 
 
