@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tdxstack.dcap.certificate import Certificate, CertificateFault, split_pem
+from tdxstack.dcap.certificate import Certificate, CertificateFault, DistinguishedName, split_pem
 from tdxstack.dcap.enclave_identity import EnclaveIdentity
 from tdxstack.dcap.signed_json import DocumentFault
 from tdxstack.dcap.tcb_info import TcbInfo
@@ -95,9 +95,13 @@ class Admission:
         return self._document(Kind.ROOT_CRL, "root", SignedDocument(crl.der, ""), parsed.next_update, (API_V4, ""))
 
     def crl(self, crl: Crl, uri: str) -> Document:
-        """A CRL of a distribution point: by a trusted root, or not signed by anybody we know."""
+        """A CRL of a distribution point. One that a trusted root issued has to be signed by it; the chain of a PCK
+        CA's does not come with it, so that one is checked by who verifies with it."""
         item = f"CRL {uri}"
         parsed = inspect.revocation_list(crl, item)
+        issuer = self._root_named(parsed.issuer)
+        if issuer is not None:
+            inspect.require_crl_signed(crl, issuer, item)
         return self._document(Kind.CRL, uri, SignedDocument(crl.der, ""), parsed.next_update, (API_V4, ""))
 
     def pck_certificates(self, certificates: Sequence[PckCertificate], chain: str, fmspc: str, ca: Ca) -> None:
@@ -120,11 +124,14 @@ class Admission:
 
     def _issuer(self, crl: Crl, item: str) -> Certificate:
         name = inspect.revocation_list(crl, item).issuer
-        for der in self.roots:
-            root = Certificate(der)
-            if root.subject.der == name.der:
-                return root
-        raise CollateralError(item, f"{item}: issued by {name.common_name!r}, which is not a trusted root")
+        root = self._root_named(name)
+        if root is None:
+            raise CollateralError(item, f"{item}: issued by {name.common_name!r}, which is not a trusted root")
+        return root
+
+    def _root_named(self, name: DistinguishedName) -> Certificate | None:
+        roots = (Certificate(der) for der in self.roots)
+        return next((root for root in roots if root.subject.der == name.der), None)
 
     def _document(self, kind: Kind, name: str, found: SignedDocument, expires: int, key: tuple[int, str]) -> Document:
         version, evaluation = key

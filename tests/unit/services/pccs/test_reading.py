@@ -8,9 +8,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from fake_intel import FMSPC, NOW, pki
+from fake_intel import FMSPC, LEVELS, NOW, extension, moment, pki
 from tdxstack.errors import CollateralAbsent
-from tdxstack.pcs.source import Enclave, SignedDocument, Tee
+from tdxstack.pcs.source import Crl, Enclave, SignedDocument, Tee
+from tdxstack.platform.software.pki import make_crl, make_pki
 from tdxstack.services.pccs.caching import BURST
 
 from .conftest import Api
@@ -202,6 +203,17 @@ def test_a_document_that_is_not_signed_under_a_trusted_root_is_not_kept(
 
     monkeypatch.setattr(api.intel, "identity", forged)
     assert api.get(f"{TDX}/qe/identity").status_code == 502
+    assert api.service.store.documents() == []
+
+
+def test_a_root_crl_that_the_root_did_not_sign_is_not_kept(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of the two routes it is asked for by."""
+    other = make_pki("test", extension(*LEVELS[0]), moment())
+    assert other.root.certificate.subject == pki().root.certificate.subject
+    forged = Crl(make_crl(other.root, 2, moment(), api.intel.lifetime))
+    monkeypatch.setattr(api.intel, "root_ca_crl", lambda: forged)
+    assert api.get(f"{SGX}/rootcacrl").status_code == 502
+    assert api.get(f"{SGX}/crl", uri=ROOT_URI).status_code == 502
     assert api.service.store.documents() == []
 
 
