@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sysconfig
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -85,14 +86,13 @@ def ssh_argv(node: Node, options: Options) -> list[str]:
         argv += ["-F", str(options.ssh_config)]
     if "key" in node.variables:
         argv += ["-i", node.variables["key"]]
-    target = node.address.strip("[]")
-    return [*argv, "--", f"{node.user}@{target}" if node.user else target]
+    return [*argv, "--", node.destination]
 
 
 def _reach(node: Node, options: Options) -> NodeResult:
     python = node.variables.get("python", "python3")
     become = "true" if node.variables.get("become") == "false" else "test $(id -u) = 0 || sudo -n true"
-    script = f"{python} -c 'import sys; print(sys.version_info[:2] >= (3, 11))' && {{ {become}; }} && echo ready"
+    script = f"{shlex.quote(python)} -c 'import sys; print(sys.version_info[:2] >= (3, 11))' && {{ {become}; }} && echo ready"
     try:
         done = process.run([*ssh_argv(node, options), script], timeout=SSH_TIMEOUT * 2, check=False)
     except (ProcessTimeout, ProgramMissing) as error:
@@ -103,7 +103,7 @@ def _reach(node: Node, options: Options) -> NodeResult:
     said = done.stderr.decode(errors="replace").strip().splitlines()
     if done.returncode == 255:
         reason = said[-1] if said else "no connection"
-        return NodeResult(node.name, Outcome.UNREACHABLE, f"{reason} (ssh-copy-id {node.name})")
+        return NodeResult(node.name, Outcome.UNREACHABLE, f"{reason} ({node.copy_id})")
     if "False" in answer:
         return NodeResult(node.name, Outcome.FAILED, f"{python} is older than 3.11 (set python= in the inventory)")
     return NodeResult(node.name, Outcome.FAILED, said[-1] if said else "no python3, or sudo asks for a password")
