@@ -92,7 +92,8 @@ def ssh_argv(node: Node, options: Options) -> list[str]:
 def _reach(node: Node, options: Options) -> NodeResult:
     python = node.variables.get("python", "python3")
     become = "true" if node.variables.get("become") == "false" else "test $(id -u) = 0 || sudo -n true"
-    script = f"{shlex.quote(python)} -c 'import sys; print(sys.version_info[:2] >= (3, 11))' && {{ {become}; }} && echo ready"
+    asked = shlex.join([python, "-c", "import sys; print(sys.version_info[:2] >= (3, 11))"])
+    script = f"{asked} && {{ {become}; }} && echo ready"
     try:
         done = process.run([*ssh_argv(node, options), script], timeout=SSH_TIMEOUT * 2, check=False)
     except (ProcessTimeout, ProgramMissing) as error:
