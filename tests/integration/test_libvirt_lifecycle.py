@@ -123,6 +123,20 @@ def test_what_others_do_through_libvirt_is_noticed(define: Define, libvirtd: Lib
     assert _state(libvirtd) == "shut off", "its sockets are made by td start"
 
 
+def test_a_state_that_virsh_saved_without_the_tpm(define: Define, libvirtd: Libvirtd) -> None:
+    """A start from it is refused, and the TD stays what it was."""
+    define(tpm=True)
+    lifecycle.start("demo")
+    libvirtd.virsh("managedsave", "demo")
+    assert "saved through libvirt" in (until("demo", State.STOPPED).reason or "")
+    with pytest.raises(RemoteError, match="saved by virsh managedsave") as refused:
+        lifecycle.start("demo")
+    assert "managedsave-remove demo" in (refused.value.hint or "")
+    assert lifecycle.status("demo").state is State.STOPPED
+    libvirtd.virsh("managedsave-remove", "demo")
+    assert lifecycle.start("demo").state is State.RUNNING
+
+
 def test_a_definition_whose_libvirt_is_gone_for_good_can_be_forgotten(define: Define, libvirtd: Libvirtd) -> None:
     record = define()
     gone_uri = "qemu+unix:///system?socket=/nonexistent"

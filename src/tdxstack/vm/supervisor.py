@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tdxstack.errors import StateError, SystemFault, TdxStackError
+from tdxstack.errors import PlatformMissing, ProgramMissing, StateError, SystemFault, TdxStackError, UsageError
 from tdxstack.system.files import write_atomic
 from tdxstack.vm import advice, allocation, events, keys, plan, restoring, writers
 from tdxstack.vm import record as records
@@ -42,6 +42,8 @@ from tdxstack.vm.state import ACTIVE, STARTABLE, State
 PORT_ATTEMPTS = 5
 #: Enough for a record and the blocks of a directory.
 RESERVE_SIZE = 64 << 10
+#: Faults that are told before QEMU is started, whoever finds them.
+REFUSALS = (UsageError, PlatformMissing, ProgramMissing, StateError)
 HOST_FORWARD_FAULT = "host forwarding rule"
 
 
@@ -52,8 +54,9 @@ class Supervisor:
         self, record: TdRecord, report: Reporter, *, before: State | None = None, adopting: bool = False
     ) -> None:
         self.record = record
-        #: Where a start goes back to that is refused before a machine is made.
-        self._refused: State | None = before
+        #: Where a start goes back to that is refused.
+        self._before = before
+        self._launched = False
         self._report = report
         self._machine: Machine | None = None
         self._agent: AgentConnection | None = None
@@ -93,7 +96,7 @@ class Supervisor:
         except (TdxStackError, OSError) as error:
             fault = error if isinstance(error, TdxStackError) else SystemFault(str(error), hint=self._again())
             fault = advice.advised(writers.explained(self.record, fault))
-            await self._end(self._refused or State.FAILED, str(fault), fault)
+            await self._end(self._state_after(fault), str(fault), fault)
         else:
             if ending.left:
                 await self._leave()
@@ -101,6 +104,13 @@ class Supervisor:
             # A machine that was to end and had to be killed has ended as it was asked to.
             state = State.FAILED if ending.fault and not self.closing else self.end_state
             await self._end(state, ending.fault or ending.reason, SystemFault(ending.fault or "", hint=self._again()))
+
+    def _state_after(self, fault: TdxStackError) -> State:
+        """What a fault makes of the TD: one whose start was refused, before or by the machine, never ran."""
+        if self.record.state is not State.STARTING or self._before is None:
+            return State.FAILED
+        refused = not self._launched or isinstance(fault, REFUSALS)
+        return self._before if refused else State.FAILED
 
     def _again(self) -> str:
         return f"tdxctl td start {self.record.name}"
@@ -188,7 +198,7 @@ class Supervisor:
         if saved is not None:
             restoring.prepare(session, spec, facts)
             self._report.step("taking up the saved state")
-        self._refused = None
+        self._launched = True
         await machine.start(saved.memory if saved is not None else None)
         if saved is not None:
             saved.discard()
