@@ -62,7 +62,16 @@ class Postgres:
         self._process.wait()
         with contextlib.suppress(FileNotFoundError):
             (self.folder / "data" / "postmaster.pid").unlink()
-        time.sleep(2)
+        wait_until(lambda: not self._left(), "the end of PostgreSQL's processes")
+
+    def _left(self) -> list[Path]:
+        """Processes that work in the cluster's directory."""
+        found = []
+        for link in Path("/proc").glob("[0-9]*/cwd"):
+            with contextlib.suppress(OSError):
+                if link.readlink() == self.folder / "data":
+                    found.append(link.parent)
+        return found
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -20,6 +20,7 @@ from tdxstack.image.sandbox import entered, run_logged
 from tdxstack.image.tools_tree import ensure_tools_tree
 from tdxstack.image.tree import write_tree
 from tdxstack.system import process
+from tdxstack.system.sockets import is_listening
 
 pytestmark = [pytest.mark.integration, pytest.mark.network]
 
@@ -66,7 +67,7 @@ def tpm(folder: Path) -> Iterator[Path]:
     argv = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--ctrl", f"type=unixio,path={control}"]
     server = process.spawn(argv)
     try:
-        while not control.exists():
+        while not is_listening(control):
             assert server.poll() is None, "swtpm ended"
             time.sleep(0.02)
         yield control
