@@ -36,10 +36,7 @@ def _lines(parser: argparse.ArgumentParser, path: Path) -> Iterator[str]:
             yield from _verbs(action, path)
         elif action.option_strings:
             yield _option(action, path)
-        elif action.choices or hasattr(action, "complete"):
-            words = (
-                action.complete["fish"] if hasattr(action, "complete") else " ".join(map(str, action.choices or ()))
-            )
+        elif words := _values(action):
             yield f"complete -c tdxctl -n {_quoted(_when('at', path))} -f -a {_quoted(words)}"
 
 
@@ -57,13 +54,17 @@ def _option(action: argparse.Action, path: Path) -> str:
         words.append(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}")
     if action.nargs != 0:
         words.append("-r")
-    if hasattr(action, "complete"):
-        words.append(f"-f -a {_quoted(action.complete['fish'])}")
-    elif action.choices:
-        words.append(f"-f -a {_quoted(' '.join(map(str, action.choices)))}")
+    if values := _values(action):
+        words.append(f"-f -a {_quoted(values)}")
     if action.help and action.help is not argparse.SUPPRESS:
         words.append(f"-d {_quoted(action.help % {**vars(action), 'prog': 'tdxctl'})}")
     return " ".join(words)
+
+
+def _values(action: argparse.Action) -> str:
+    """What an argument takes, as fish is to offer it: by shtab's ``complete``, or the choices."""
+    by_shell: dict[str, str] = getattr(action, "complete", {})
+    return by_shell.get("fish", "") or " ".join(map(str, action.choices or ()))
 
 
 def _when(test: str, path: Path) -> str:
