@@ -53,7 +53,7 @@ def read_bytes(path: str, what: str, *, limit: int = MAX_FILE_SIZE, cut: bool = 
 def read_text(path: str, what: str) -> str:
     """The file's text. Raises UsageError."""
     try:
-        return read_bytes(path, what).decode()
+        return read_bytes(path, what).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{what} {path}: not a text") from None
 
@@ -125,7 +125,7 @@ def collateral_for(path: str, quote: bytes, at: int) -> tuple[Collateral, Collat
 
 def _collateral_text(path: str) -> tuple[str, CollateralError | None]:
     try:
-        return read_bytes(path, "collateral", cut=True).decode("utf-8", "replace"), None
+        return read_bytes(path, "collateral", cut=True).decode("utf-8-sig", "replace"), None
     except UsageError as error:
         return "", CollateralError("file", error.message, hint="tdxctl collateral --help")
 
@@ -172,7 +172,7 @@ def read_policy(path: str | None) -> Policy:
     if path is None:
         return Policy()
     try:
-        return Policy.from_text(read_bytes(path, "policy").decode())
+        return Policy.from_text(read_bytes(path, "policy").decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UsageError(f"policy {path}: not a text") from None
 

@@ -197,7 +197,7 @@ def run_archive_add(args: argparse.Namespace) -> ExitCode:
 
     kept = archive(args.directory)
     for path in args.file:
-        for entry in read_bundle(_read(path).decode("utf-8", "replace")):
+        for entry in read_bundle(_read(path).decode("utf-8-sig", "replace")):
             output.say(str(kept.add(entry.collateral, entry.wanted.evaluation.name)))
     return ExitCode.DONE
 
@@ -217,7 +217,7 @@ def run_bundle(args: argparse.Namespace) -> ExitCode:
     from tdxstack.pcs.collateral import Wanted, fetch
     from tdxstack.pcs.source import Ca, EvaluationSet, Tee
 
-    entries = [entry for path in args.file for entry in read_bundle(_read(path).decode("utf-8", "replace"))]
+    entries = [entry for path in args.file for entry in read_bundle(_read(path).decode("utf-8-sig", "replace"))]
     if args.fmspc:
         source = _source(args)
         try:

@@ -64,7 +64,7 @@ def run_register(args: argparse.Namespace) -> ExitCode:
     client = PcsClient(
         args.pccs,
         dialect=Dialect.PCCS,
-        user_token=_read(args.token_file).decode("utf-8", "replace").strip(),
+        user_token=_read(args.token_file).decode("utf-8-sig", "replace").strip(),
         options=TransportOptions(ca_file=args.tls_ca),
     )
     try:
@@ -81,7 +81,7 @@ def _platforms(args: argparse.Namespace) -> list[PlatformId]:
     from tdxstack.wire.sgx_registration import RequestType
 
     if args.csv is not None:
-        return read_csv(_read(args.csv).decode("utf-8", "replace"))
+        return read_csv(_read(args.csv).decode("utf-8-sig", "replace"))
     request = _request(args.root)
     if request.type is not RequestType.PLATFORM:
         raise UsageError("the BIOS asks for a package to be added, which only Intel can do", hint="--direct")
@@ -97,7 +97,7 @@ def _direct(args: argparse.Namespace) -> ExitCode:
     from tdxstack.pcs.transport import TransportOptions
 
     request = _request(args.root)
-    key = _read(args.api_key_file).decode("utf-8", "replace").strip() if args.api_key_file else None
+    key = _read(args.api_key_file).decode("utf-8-sig", "replace").strip() if args.api_key_file else None
     service = args.service or INTEL_PCS
     if args.dry_run:
         output.say(f"{request.type.name}: {len(request.data)} bytes to {service}")

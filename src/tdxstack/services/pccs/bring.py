@@ -30,7 +30,7 @@ def bring(service: Service, data: bytes, name: str, *, dry_run: bool = False) ->
             service.store.put_platforms(brought.platforms, brought.documents)
         return len(brought.documents), len(brought.platforms)
     try:
-        entries = read_bundle(data.decode("utf-8"))
+        entries = read_bundle(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UsageError(f"{name}: neither collateral nor a bundle") from None
     documents = [document for entry in entries for document in _documents(service, entry)]

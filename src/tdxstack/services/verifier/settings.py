@@ -165,7 +165,7 @@ def _nonce_key(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _policies(settings: Settings) -> dict[str, Policy]:
     files = {DEFAULT_POLICY: settings.policy, **dict(entry.split("=", 1) for entry in settings.policies)}
     return {
-        name: Policy.from_text(_read(file).decode("utf-8", "replace")) if file else Policy()
+        name: Policy.from_text(_read(file).decode("utf-8-sig", "replace")) if file else Policy()
         for name, file in files.items()
     }
 

@@ -102,3 +102,17 @@ def test_bundles_without_what_is_wanted(
     status, body = run(capsys, "quote", "verify", raw, "--collateral", given)
     assert (status, body["authentic"]) == (code, False)
     assert says in body["steps"][0]["detail"], body["steps"][0]
+
+
+def test_texts_may_begin_with_a_byte_order_mark(
+    capsys: pytest.CaptureFixture[str], real: Path, bundle: Path, tmp_path: Path
+) -> None:
+    """As editors on Windows write them."""
+    policy, collateral = tmp_path / "policy.toml", tmp_path / "collateral.json"
+    policy.write_bytes(b"\xef\xbb\xbf[td]\nallow_debug = true\n")
+    assert run(capsys, "policy", "check", policy)[0] == 0
+    at = str(json.loads((real / "meta.json").read_text())["valid_from"])
+    for file in (real / "collateral.json", bundle):
+        collateral.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+        assert run(capsys, "quote", "verify", real / "quote.bin", "--collateral", collateral, "--at", at)[0] == 0
+    assert main(["collateral", "bundle", str(collateral), "-o", str(tmp_path / "again.json")]) == 0
