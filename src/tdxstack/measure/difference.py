@@ -9,6 +9,7 @@ from itertools import zip_longest
 from tdxstack.errors import WireError
 from tdxstack.measure.cmdline_search import difference_in_words
 from tdxstack.measure.describe import describe, text_of
+from tdxstack.measure.memory_search import memory_of
 from tdxstack.measure.prediction import PredictedEvent, Prediction
 from tdxstack.wire.efi.variable import VariableData
 from tdxstack.wire.tcg import Event, EventLog, EventType, event_type_name
@@ -150,6 +151,8 @@ def explain_change(expected: PredictedEvent, logged: Event) -> tuple[str, str]:
         found = difference_in_words(expected.text, digest or b"")
         if found is not None:
             return f"another kernel command line: {found}", _ADVICE["command line"][1]
+    if expected.name == "TD HOB":
+        return _changed_memory(expected, digest or b"")
     if expected.name.startswith(_GRUB):
         return _changed_grub(expected, logged)
     if expected.name.startswith("ACPI "):
@@ -160,6 +163,22 @@ def explain_change(expected: PredictedEvent, logged: Event) -> tuple[str, str]:
         section = expected.name.removeprefix("UKI ")
         return f"the unified kernel image's section {section} differs", "compare the images: ukify inspect FILE"
     return _ADVICE.get(expected.name, ("its content differs", "compare what was booted with what was predicted from"))
+
+
+def _changed_memory(expected: PredictedEvent, digest: bytes) -> tuple[str, str]:
+    """The memory map: the size that the TD had, where its digest is of a usual one."""
+    cause, advice = _ADVICE["TD HOB"]
+    had, wanted = memory_of(digest), memory_of(expected.digest or b"")
+    if had is None:
+        return cause, advice
+    if had == wanted:
+        return f"the TD had another firmware release, with the same {_size(had)} of memory", advice
+    expectation = f", not {_size(wanted)}" if wanted else ""
+    return f"another memory size: the TD had {_size(had)}{expectation}", advice
+
+
+def _size(memory: int) -> str:
+    return f"{memory >> 30} GiB" if memory % (1 << 30) == 0 else f"{memory >> 20} MiB"
 
 
 def _changed_grub(expected: PredictedEvent, logged: Event) -> tuple[str, str]:

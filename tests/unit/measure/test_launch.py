@@ -9,7 +9,10 @@ import pytest
 
 from firmware_file import GENERIC_4M, firmware_file, layout_4m
 from tdxstack.errors import WireError
+from tdxstack.measure.difference import explain_change
 from tdxstack.measure.launch import launch_events, ram_ranges, td_hob, td_hob_event
+from tdxstack.measure.memory_search import memory_of
+from tdxstack.measure.prediction import PredictedEvent
 from tdxstack.wire.hob import TdHob
 from tdxstack.wire.tcg import EventLog, EventType
 from tdxstack.wire.tdvf import TdvfMetadata
@@ -30,6 +33,36 @@ def test_td_hob_of_hardware(temporary: tuple[int, int], gib: int, expected: str)
     digest = td_hob_event(TdvfMetadata(layout_4m(temporary), 0), gib * GIB).digest()
     assert digest is not None
     assert digest.hex()[:8] == expected
+
+
+@pytest.mark.parametrize(("temporary", "gib", "expected"), ON_HARDWARE)
+def test_the_memory_size_follows_from_the_digest(temporary: tuple[int, int], gib: int, expected: str) -> None:
+    digest = td_hob_event(TdvfMetadata(layout_4m(temporary), 0), gib * GIB).digest()
+    assert digest is not None
+    assert memory_of(digest) == gib * GIB
+    assert memory_of(digest[::-1]) is None
+
+
+@pytest.mark.parametrize(
+    ("temporary", "memory", "words"),
+    [
+        ((0x810000, 0x10000), 4 * GIB, "the TD had 4 GiB, not 2 GiB"),
+        ((0x811000, 0xF000), 3 * GIB // 2, "the TD had 1536 MiB, not 2 GiB"),
+        ((0x811000, 0xF000), 2 * GIB, "another firmware release, with the same 2 GiB of memory"),
+        ((0x810000, 0x10000), 2 * GIB + 4096, "another memory size, or another firmware"),
+    ],
+)
+def test_another_memory_size_is_told_in_words(temporary: tuple[int, int], memory: int, words: str) -> None:
+    wanted = td_hob_event(TdvfMetadata(GENERIC_4M, 0), 2 * GIB)
+    expected = PredictedEvent(0, EventType(wanted.event_type), wanted.digest(), "TD HOB", "")
+    cause, advice = explain_change(expected, td_hob_event(TdvfMetadata(layout_4m(temporary), 0), memory))
+    assert words in cause
+    assert "memory size" in advice
+
+
+def test_the_memory_size_of_a_td_on_hardware(vectors: Path) -> None:
+    log = EventLog.from_bytes((vectors / "measurement" / "parser" / "CCEL_data_ovmf").read_bytes())
+    assert memory_of(log.events[0].digest() or b"") == 2 * GIB
 
 
 def test_events_have_the_bytes_of_a_real_log(vectors: Path) -> None:
