@@ -23,7 +23,7 @@ from libvirt_daemon import Libvirtd
 from tiny_guest import TinyGuest
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/sbin")
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 FILES = Path("/mnt")
 CONFIG = """Port @PORT@
 ListenAddress 127.0.0.1

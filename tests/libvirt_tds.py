@@ -18,7 +18,7 @@ from tdxstack.vm.spec import Via, VmType
 from tiny_guest import TinyGuest
 
 Define = Callable[..., TdRecord]
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 @pytest.fixture

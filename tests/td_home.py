@@ -26,7 +26,7 @@ from tiny_guest import TinyGuest
 Define = Callable[..., TdSpec]
 
 BOOT_TIMEOUT = 300.0
-SETTLE_TIMEOUT = 30.0
+SETTLE_TIMEOUT = 90.0
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tdxstack.platform.accelerator import Accelerator, probe
 from tdxstack.system import paths
 
 pytestmark = pytest.mark.integration
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 class Command:

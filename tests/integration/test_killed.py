@@ -28,7 +28,7 @@ from tiny_guest import tiny_guest
 
 __all__ = ["define", "home", "small_disk", "tiny_guest"]
 pytestmark = pytest.mark.integration
-PATIENCE = 30.0
+PATIENCE = 90.0
 #: A QEMU that never answers while the file ``held`` is there, in front of the real one.
 WRAPPER = """#!/bin/sh
 if [ -e "{held}" ]; then case "$*" in *"{word}"*) while :; do sleep 1; done;; esac; fi

