@@ -163,26 +163,24 @@ def test_a_port_in_use(define: Define) -> None:
     assert (started.state, started.reason) == (State.RUNNING, None)
 
 
-def test_a_refused_start_leaves_a_saved_td_saved(define: Define) -> None:
+def test_a_refused_start_leaves_a_saved_td_saved(define: Define, tiny_guest: TinyGuest, tmp_path: Path) -> None:
     """What it was saved with is still there; without it, it is a stopped one."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        define(type=VmType.EFI, ssh_port=listener.getsockname()[1])
+    kernel = tmp_path / "vmlinuz"
+    shutil.copy(tiny_guest.kernel, kernel)
+    define(type=VmType.EFI, kernel=kernel)
     lifecycle.start("demo")
     lifecycle.suspend("demo")
-    port = changes.save("demo").spec.ssh_port
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        listener.listen()
-        with pytest.raises(RemoteError, match="is in use"):
-            lifecycle.start("demo")
-        assert lifecycle.status("demo").state is State.SAVED
-        assert saved.saved_state("demo").exists()
-        with pytest.raises(RemoteError, match="is in use"):
-            lifecycle.start("demo", discard_saved=True)
-        assert lifecycle.status("demo").state is State.STOPPED
-        assert not saved.saved_state("demo").exists()
+    changes.save("demo")
+    kernel.unlink()
+    with pytest.raises(RemoteError, match="No such file"):
+        lifecycle.start("demo")
+    assert lifecycle.status("demo").state is State.SAVED
+    assert saved.saved_state("demo").exists()
+    with pytest.raises(RemoteError, match="No such file"):
+        lifecycle.start("demo", discard_saved=True)
+    assert lifecycle.status("demo").state is State.STOPPED
+    assert not saved.saved_state("demo").exists()
+    shutil.copy(tiny_guest.kernel, kernel)
     assert lifecycle.start("demo").state is State.RUNNING
 
 

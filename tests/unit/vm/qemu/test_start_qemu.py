@@ -188,14 +188,13 @@ def test_a_launch_that_fails_leaves_no_td(tmp_path: Path, capsys: pytest.Capture
     image, kernel = tmp_path / "disk.raw", tmp_path / "vmlinuz"
     image.write_bytes(bytes(1 << 20))
     kernel.write_bytes(b"no kernel")
-    words = ["-i", str(image), "-k", str(kernel), "-t", "legacy", "-f", str(_free_port()), "--dialect", "software"]
-    assert main(["start-qemu", *words]) == 1
+    with socket.socket() as holder:
+        # Bound and not listening, with this option: nobody else is given the port, and QEMU can take it.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port = str(holder.getsockname()[1])
+        words = ["-i", str(image), "-k", str(kernel), "-t", "legacy", "-f", port, "--dialect", "software"]
+        assert main(["start-qemu", *words]) == 1
     said = capsys.readouterr().err
     assert "invalid kernel header" in said and "--dry-run" in said and "td logs" not in said
     assert lifecycle.list_all() == []
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
