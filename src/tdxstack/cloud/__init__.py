@@ -3,13 +3,33 @@
 The modules have the names of the original, so that its programs run with the import root changed:
 ``from tdxstack.cloud.vmguest import VMGuestFactory``. Everything here is a thin layer over ``vm``, ``image``,
 ``platform`` and ``system``; what a machine cannot do raises an error instead of being ignored.
-The classes are to be had from here too: ``from tdxstack.cloud import VMGuestFactory``.
+The classes and the constants are to be had from here too: ``from tdxstack.cloud import VMGuestFactory``.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tdxstack.cloud.artifacts import Artifact as Artifact
+    from tdxstack.cloud.artifacts import ArtifactManifest as ArtifactManifest
+    from tdxstack.cloud.cluster import Cluster as Cluster
+    from tdxstack.cloud.cmdrunner import CMDRunner as CMDRunner
+    from tdxstack.cloud.cmdrunner import NativeCmdRunner as NativeCmdRunner
+    from tdxstack.cloud.cmdrunner import SSHCmdRunner as SSHCmdRunner
+    from tdxstack.cloud.dut import DUT as DUT
+    from tdxstack.cloud.msr import MSR as MSR
+    from tdxstack.cloud.registry import Registry as Registry
+    from tdxstack.cloud.virtxml import VirtXml as VirtXml
+    from tdxstack.cloud.vmguest import VMGuest as VMGuest
+    from tdxstack.cloud.vmguest import VMGuestFactory as VMGuestFactory
+    from tdxstack.cloud.vmimg import VMImage as VMImage
+    from tdxstack.cloud.vmm import VMMBase as VMMBase
+    from tdxstack.cloud.vmm import VMMLibvirt as VMMLibvirt
+    from tdxstack.cloud.vmm import VMMQemu as VMMQemu
+    from tdxstack.cloud.vmparam import KernelCmdline as KernelCmdline
+    from tdxstack.cloud.vmparam import VMSpec as VMSpec
 
 #: class -> the module that has it; imported when it is asked for, since some need packages of their own.
 _CLASSES = {
@@ -35,9 +55,11 @@ _CLASSES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _CLASSES:
+    place = _CLASSES.get(name, "vmparam" if name.isupper() else None)
+    found = getattr(importlib.import_module(f"{__name__}.{place}"), name, None) if place is not None else None
+    if found is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_CLASSES[name]}"), name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tdxstack import cloud
+from tdxstack.cloud import vmparam
 from tdxstack.cloud.vmparam import DEFAULT_CMDLINE, KernelCmdline, VMSpec
 from tdxstack.errors import UsageError
 
@@ -83,3 +85,13 @@ def test_every_class_from_the_package() -> None:
         assert getattr(tdxstack.cloud, name).__name__ == name
         assert name in dir(tdxstack.cloud)
     assert not hasattr(tdxstack.cloud, "VMMKvm")
+
+
+def test_names_of_the_package_itself() -> None:
+    for name in ("VMSpec", "VMGuestFactory", "VM_TYPE_TD", "VM_STATE_RUNNING", "BOOT_TIMEOUT", "DEFAULT_CMDLINE"):
+        assert getattr(cloud, name) is not None
+    assert cloud.VM_TYPE_TD == vmparam.VM_TYPE_TD
+    assert set(cloud._CLASSES) <= set(dir(cloud))
+    for name in ("VM_TYPE_SGX", "VMMKubeVirt", "nothing"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(cloud, name)
