@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tdxstack.errors import WireError
 from tdxstack.measure.firmware import inspect
@@ -45,6 +45,13 @@ class FirmwareFile:
     md5: str
     measures: bool | None = None
     release: str | None = None
+    #: Where a link of this path leads: package databases list the file, not the link.
+    file: str | None = None
+
+    @property
+    def listed(self) -> str:
+        """The path under which its package lists it."""
+        return self.file or self.path
 
 
 def firmware_files(files: HostFiles, further: Iterable[str] = ()) -> list[FirmwareFile]:
@@ -56,7 +63,14 @@ def firmware_files(files: HostFiles, further: Iterable[str] = ()) -> list[Firmwa
     if files.exists(FACTS):
         return _captured(files)
     present = [path for path in dict.fromkeys((*PLACES, *further)) if files.exists(path)]
-    return [_look(path, files.read(path, limit=MAX_SIZE)) for path in present]
+    return [
+        replace(_look(path, files.read(path, limit=MAX_SIZE)), file=_behind_links(files, path)) for path in present
+    ]
+
+
+def _behind_links(files: HostFiles, path: str) -> str | None:
+    found = f"/{files.resolve(path).relative_to(files.root)}"
+    return None if found == path else found
 
 
 def _look(path: str, data: bytes) -> FirmwareFile:
@@ -83,11 +97,12 @@ def _captured(files: HostFiles) -> list[FirmwareFile]:
 
 
 def _told(entry: dict[str, object]) -> FirmwareFile:
-    measures, release = entry.get("measures"), entry.get("release")
+    measures, release, file = (entry.get(name) for name in ("measures", "release", "file"))
     return FirmwareFile(
         str(entry["path"]),
         bool(entry["tdvf"]),
         str(entry["md5"]),
         measures if isinstance(measures, bool) else None,
         release if isinstance(release, str) else None,
+        file if isinstance(file, str) else None,
     )

@@ -186,6 +186,24 @@ def test_whether_the_installed_firmware_measures(firmware: bytes, outcome: str, 
     assert _result(tmp_path / "tree", "ovmf.measures").finding == found.finding
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_firmware_behind_a_link_is_compared_with_its_package(ours: bool, tmp_path: Path) -> None:
+    """Debian's /usr/share/qemu/OVMF.fd is a link; the package lists the file that it leads to."""
+    root = tmp_path / "host"
+    shutil.copytree(HOSTS / "good-upstream", root)
+    (root / "usr/share/ovmf/OVMF.inteltdx.fd").rename(root / "usr/share/ovmf/OVMF.fd")
+    (root / "usr/share/qemu").mkdir()
+    (root / "usr/share/qemu/OVMF.fd").symlink_to("../ovmf/OVMF.fd")
+    sums = root / "var/lib/dpkg/info/ovmf.md5sums"
+    digest = sums.read_text().split()[0]
+    sums.write_text(f"{digest if ours else '0' * 32}  usr/share/ovmf/OVMF.fd\n")
+    found = _result(root, "ovmf.unmodified")
+    assert found.outcome.value == ("pass" if ours else "fail")
+    assert "/usr/share/ovmf/OVMF.fd: MD5" in found.finding.evidence
+    assert main(["host", "capture", "--root", str(root), str(tmp_path / "tree")]) == 0
+    assert _result(tmp_path / "tree", "ovmf.unmodified").finding == found.finding
+
+
 def test_an_existing_directory_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["host", "capture", "--root", str(HOSTS / "good-upstream"), str(tmp_path)]) == 1
     assert "it exists" in capsys.readouterr().err

@@ -84,7 +84,8 @@ def _members(host: Host, group: str) -> set[str]:
 
 
 def _vsock(host: Host) -> Finding:
-    return judged(host.files.exists("/dev/vhost-vsock"), "/dev/vhost-vsock")
+    there = host.files.exists("/dev/vhost-vsock")
+    return judged(there, f"/dev/vhost-vsock {'is there' if there else 'is absent'}")
 
 
 CHECKS = (

@@ -40,11 +40,11 @@ def _firmware_unmodified(host: Host) -> Finding:
             continue
         for line in host.files.text(f"/var/lib/dpkg/info/{name}").splitlines():
             listed, _, where = line.partition("  ")
-            if f"/{where.strip()}" == chosen.path:
+            if f"/{where.strip()}" == chosen.listed:
                 owner = name.removesuffix(".md5sums")
-                evidence = f"{chosen.path}: MD5 {chosen.md5}, package {owner} lists {listed}"
+                evidence = f"{chosen.listed}: MD5 {chosen.md5}, package {owner} lists {listed}"
                 return judged(listed == chosen.md5, evidence)
-    return skipped(f"no package lists {chosen.path}")
+    return skipped(f"no package lists {chosen.listed}")
 
 
 def _measures(host: Host) -> Finding:
