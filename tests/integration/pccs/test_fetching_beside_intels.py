@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from benchmarks import intel_pccs
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -99,11 +100,19 @@ def differing(both: Both, asked: list[Asked]) -> dict[str, list[str]]:
     }
 
 
+def rows(answer: httpx2.Response) -> list[list[tuple[str, str]]]:
+    """Platforms, sorted; hexadecimal in whatever case."""
+    found = sorted(sorted((name, (value or "").upper()) for name, value in one.items()) for one in answer.json())
+    assert answer.headers["platform-count"] == str(len(found))
+    return found
+
+
 def test_what_is_fetched_is_intels(both: Both) -> None:
     assert not differing(both, [*reads(), *reads(), *registrations(both.tokens["user"])])
-    waiting = [answer.json() for answer in both.ask("GET", f"{V4}/platforms", headers=both.tokens["admin"])]
-    ours, intels = (sorted(one["platform_manifest"].upper() + one["enc_ppid"].upper() for one in w) for w in waiting)
-    assert ours == intels
+    for source in ("reg", "reg_na", f"[{FMSPC}]", "[]"):
+        words = {"params": {"source": source}, "headers": both.tokens["admin"]}
+        ours, intels = (rows(answer) for answer in both.ask("GET", f"{V4}/platforms", **words))
+        assert ours == intels, source
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
