@@ -1,7 +1,7 @@
 """What LAZY and REQ fetch, and what they say of an upstream that will not give it, beside Intel's own PCCS.
 
-Intel's takes the root CA's CRL from Intel's distribution point alone, so what needs it (a registration that succeeds,
-a refresh) cannot be compared here.
+Intel's takes the root CA's CRL from Intel's distribution point alone, so a refresh cannot be compared here, and a
+registration only if an administrator has brought that CRL.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -17,6 +18,7 @@ from benchmarks import intel_pccs
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fake_intel import FMSPC, LEVELS, PCE_ID, PPID, QE_ID, FakeIntel, pki, tcbm
+from tdxstack.pcs.source import Ca
 
 from . import upstream
 from .beside import TDX, V3, V4, Both, beside, differences
@@ -111,6 +113,48 @@ def test_what_is_fetched_is_intels(both: Both) -> None:
     assert not differing(both, [*reads(), *reads(), *registrations(both.tokens["user"])])
     for source in ("reg", "reg_na", f"[{FMSPC}]", "[]"):
         words = {"params": {"source": source}, "headers": both.tokens["admin"]}
+        ours, intels = (rows(answer) for answer in both.ask("GET", f"{V4}/platforms", **words))
+        assert ours == intels, source
+
+
+def root_crl_alone(intel: FakeIntel) -> dict[str, Any]:
+    """What an administrator brings so that Intel's need not ask Intel for the root CA's CRL."""
+    chains = {"PROCESSOR": "", "PLATFORM": quote(pki().pck_crl_chain)}
+    names = ("TCB-Info-Issuer-Chain", "SGX-Enclave-Identity-Issuer-Chain")
+    return {
+        "platforms": [],
+        "collaterals": {
+            "version": 4,
+            "pck_certs": [],
+            "tcbinfos": [],
+            "pckcacrl": {"processorCrl": "", "platformCrl": intel.pck_crl(Ca.PLATFORM).der.hex()},
+            "certificates": {
+                "SGX-PCK-Certificate-Issuer-Chain": chains,
+                **dict.fromkeys(names, quote(pki().tcb_signing_chain)),
+            },
+            "rootcacrl": intel.root_ca_crl().der.hex(),
+        },
+    }
+
+
+def test_registrations_are_intels(both: Both, pcs: UpstreamPcs) -> None:
+    user, admin = both.tokens["user"], both.tokens["admin"]
+    best, low = tcbm(*LEVELS[0]), "00" * 18
+    body = {"qe_id": QE_ID, "pce_id": PCE_ID, "cpu_svn": best[:32], "pce_svn": best[32:], "enc_ppid": PPID}
+    manifest = {"qe_id": "CC", "pce_id": PCE_ID, "platform_manifest": "BEEF"}
+    below = {**body, "qe_id": "DD", "cpu_svn": low[:32], "pce_svn": low[32:]}
+    asked: list[Asked] = [("PUT", f"{V4}/platformcollateral", {"json": root_crl_alone(pcs.intel), "headers": admin})]
+    for one in (body, body, manifest, below):
+        asked += [
+            ("POST", f"{V4}/platforms", {"json": one, "headers": user, "params": {"update": update}})
+            for update in ("standard", "early", "all", "x")
+        ]
+    asked += [pckcert(best, qeid=QE_ID), pckcert(best, qeid="CC"), pckcert(low, qeid="DD"), pckcert(best, qeid="DD")]
+    asked += [("GET", f"{TDX}/tcb", {"params": {"fmspc": FMSPC, "update": one}}) for one in ("early", "standard")]
+    asked += [("GET", f"{TDX}/qe/identity", {"params": {"update": one}}) for one in ("early", "standard")]
+    assert not differing(both, asked)
+    for source in ("reg", "reg_na", "[]"):
+        words = {"params": {"source": source}, "headers": admin}
         ours, intels = (rows(answer) for answer in both.ask("GET", f"{V4}/platforms", **words))
         assert ours == intels, source
 
