@@ -106,7 +106,9 @@ def change(name: str, values: Mapping[str, Any]) -> TdRecord:
                 "a fresh TD",
                 hint="tdxctl td create",
             )
-        changed = lifecycle.define_anew(record, replace(record, spec=spec))
+        # Why a start was refused may no longer be true.
+        reason = record.reason if record.state is State.FAILED else None
+        changed = lifecycle.define_anew(record, replace(record, spec=spec, reason=reason))
         records.save(changed)
         return changed
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,13 @@ def test_settings_change_only_at_rest(spec: TdSpec) -> None:
     records.save(records.load("demo").moved(State.SAVED))
     with pytest.raises(StateError, match="while saved"):
         changes.change("demo", {"memory": "1G"})
+
+
+def test_a_change_forgets_why_a_start_was_refused(spec: TdSpec) -> None:
+    for state, kept in ((State.DEFINED, None), (State.FAILED, "no such port")):
+        records.save(replace(records.load("demo"), state=state, reason="no such port"))
+        assert changes.change("demo", {"memory": "1G"}).reason == kept
+        assert records.load("demo").reason == kept
 
 
 def test_a_clone_has_addresses_of_its_own(spec: TdSpec) -> None:
