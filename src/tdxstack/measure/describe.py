@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from tdxstack.errors import WireError
-from tdxstack.wire.efi.variable import VariableData, load_option_description
+from tdxstack.wire.efi.variable import VariableData, load_option_description, load_option_path
 from tdxstack.wire.tcg import Event, EventType
 
 REGISTERS = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
@@ -89,7 +89,8 @@ def _variable(event: Event) -> str:
         order = ", ".join(f"{number:04X}" for (number,) in struct.iter_unpack("<H", value))
         return f"variable BootOrder: {order}"
     if variable.name.startswith("Boot") and len(value) > 6:
-        return f"variable {variable.name}: {load_option_description(value)!r}"
+        where = load_option_path(value)
+        return f"variable {variable.name}: {load_option_description(value)!r}{f', {where}' if where else ''}"
     if event.event_type == EventType.EV_EFI_VARIABLE_AUTHORITY:
         return f"authority from {variable.name}, {len(value)} bytes"
     return f"variable {variable.name}: {f'{len(value)} bytes' if value else 'absent'}"

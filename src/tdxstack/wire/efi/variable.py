@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from tdxstack.errors import WireError
+from tdxstack.wire.efi.device_path import device_path_text
 
 GLOBAL_VARIABLE = UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
 IMAGE_SECURITY_DATABASE = UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
@@ -66,6 +67,22 @@ def load_option_description(value: bytes) -> str:
     return text.partition("\0")[0][:200]
 
 
+def load_option_path(value: bytes) -> str:
+    """The device path in a Boot#### value, as text; empty where it has none."""
+    if len(value) < 6:
+        return ""
+    (length,) = struct.unpack_from("<H", value, 4)
+    start = _behind_description(value)
+    return device_path_text(value[start : start + length])
+
+
+def _behind_description(value: bytes) -> int:
+    start = 6
+    while value[start : start + 2] not in (b"\0\0", b""):
+        start += 2
+    return start + 2
+
+
 def firmware_file_path(volume: UUID, file: UUID) -> bytes:
     """Device path of a file in a firmware volume, without the end node."""
     return struct.pack("<BBH", 4, 7, 20) + volume.bytes_le + struct.pack("<BBH", 4, 6, 20) + file.bytes_le
@@ -76,10 +93,8 @@ def load_option_file(value: bytes) -> str:
     if len(value) < 6:
         return ""
     (length,) = struct.unpack_from("<H", value, 4)
-    start = 6
-    while value[start : start + 2] not in (b"\0\0", b""):
-        start += 2
-    path = value[start + 2 : start + 2 + length]
+    start = _behind_description(value)
+    path = value[start : start + length]
     parts: list[str] = []
     position = 0
     while position + 4 <= len(path):
