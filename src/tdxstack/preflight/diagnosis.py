@@ -261,5 +261,6 @@ def text(found: Sequence[Problem], scans: Sequence[Scan]) -> str:
         lines.append(f"  fix:   {one.fix}")
         lines.append("")
     size = sum(scan.size for scan in scans)
-    lines.append(f"{len(found)} problems in {len(scans)} logs ({size / 1e6:.1f} MB)")
+    logs = f"{len(scans)} log{'s' if len(scans) != 1 else ''}"
+    lines.append(f"{len(found)} problem{'s' if len(found) != 1 else ''} in {logs} ({size / 1e6:.1f} MB)")
     return "\n".join(lines)

@@ -44,7 +44,9 @@ def scan_file(path: Path) -> Scan:
         with _opened(path) as stream:
             return Scanner(str(path)).read(stream)
     except (OSError, EOFError, zlib.error) as error:
-        raise SystemFault(f"{path}: {error}", hint="name log files, or - for standard input") from error
+        raise SystemFault(
+            f"{path}: {getattr(error, 'strerror', None) or error}", hint="name log files, or - for standard input"
+        ) from error
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -387,3 +387,18 @@ def test_a_packed_log_that_is_damaged(content: bytes, tmp_path: Path, capsys: py
     assert main(["host", "diagnose", "--root", str(tmp_path / "root"), "--json"]) == 0
     sources = [one["source"] for one in json.loads(capsys.readouterr().out)["logs"]]
     assert "/var/log/libvirt/qemu/td.log (not readable)" in sources
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"quiet\n", "0 problems in 1 log ("), (b"tdx: TDX module is not loaded.\n", "1 problem in 1 log (")],
+)
+def test_numbers_in_words(content: bytes, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "log").write_bytes(content)
+    main(["host", "diagnose", str(tmp_path / "log")])
+    assert words in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["host", "diagnose", str(tmp_path)]) == 1
+    assert f"tdxctl: {tmp_path}: Is a directory\n" in capsys.readouterr().err
