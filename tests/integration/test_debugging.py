@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -78,3 +79,15 @@ def test_audit_from_the_host(tdxctl: Tdxctl, quickstart: Any) -> None:
     names = {item["driver"] or item["id"] for item in found["items"] if item["verdict"] == "not allowed"}
     allow = [word for one in sorted(names) for word in ("--allow", one)]
     assert tdxctl("guest", "audit", "--td", name, *allow).returncode == 0
+
+
+def test_files_of_the_kernel_are_copied_to_their_end(tdxctl: Tdxctl, quickstart: Any, tmp_path: Path) -> None:
+    """The firmware's log has no end for who reads beyond it; its size is told as 0."""
+    name, log = quickstart["td"]["name"], "/sys/kernel/security/tpm0/binary_bios_measurements"
+    copied = tdxctl.json("td", "copy", name, f":{log}", str(tmp_path))
+    assert (copied["schema"], copied["from"]) == ("tdxstack/td-copied/v1", f":{log}")
+    digest = hashlib.sha256((tmp_path / Path(log).name).read_bytes()).hexdigest()
+    assert tdxctl.ok("td", "exec", name, "--", "sha256sum", log).split()[0] == digest
+    refused = tdxctl("td", "copy", name, ":/sys/kernel", str(tmp_path))
+    assert (refused.returncode, "one by one" in refused.stderr) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == [Path(log).name]
