@@ -147,22 +147,10 @@ def run_show(args: argparse.Namespace) -> ExitCode:
 
     from tdxstack.measure.firmware import inspect
     from tdxstack.measure.secure_boot import is_on
-    from tdxstack.wire.efi.varstore import VariableStore
-    from tdxstack.wire.efi.volume import volumes
-    from tdxstack.wire.tdvf import TdvfMetadata
 
     firmware = _read(args.firmware)
     facts = inspect(firmware)
-    try:
-        variables = VariableStore.from_bytes(firmware).variables
-    except WireError as error:
-        if not volumes(firmware):
-            raise WireError("firmware volume", "header", 0, "neither volumes nor variables: no firmware") from error
-        variables = ()
-    try:
-        sections = [section.name for section in TdvfMetadata.from_bytes(firmware).sections]
-    except WireError:
-        sections = []
+    variables, sections = _variables_of(firmware), _sections_of(firmware)
     body = output.document(
         "firmware",
         {
@@ -183,6 +171,32 @@ def run_show(args: argparse.Namespace) -> ExitCode:
     )
     output.emit(args, body, lambda: _shown(body))
     return ExitCode.DONE
+
+
+def _variables_of(firmware: bytes) -> tuple[Variable, ...]:
+    """The variables of a firmware file; none where it has no store.
+
+    Raises:
+        WireError: it has no volumes either.
+    """
+    from tdxstack.wire.efi.varstore import VariableStore
+    from tdxstack.wire.efi.volume import volumes
+
+    try:
+        return VariableStore.from_bytes(firmware).variables
+    except WireError as error:
+        if not volumes(firmware):
+            raise WireError("firmware volume", "header", 0, "neither volumes nor variables: no firmware") from error
+        return ()
+
+
+def _sections_of(firmware: bytes) -> list[str]:
+    from tdxstack.wire.tdvf import TdvfMetadata
+
+    try:
+        return [section.name for section in TdvfMetadata.from_bytes(firmware).sections]
+    except WireError:
+        return []
 
 
 def _variable(one: Variable) -> dict[str, Any]:
