@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ def test_one_program(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2  # there already, and nobody to ask
     assert "--yes" in capsys.readouterr().err
     assert main([*argv, "--yes"]) == 0
+
+
+def test_sbverify_takes_what_was_signed_by_that_key_alone(place: Path) -> None:
+    assert main(["image", "sign", "vmlinuz", "--keys", "keys", "-o", "first"]) == 0
+    assert main(["image", "sign", "vmlinuz", "--keys", "keys", "-o", "second"]) == 0
+    assert (place / "first").read_bytes() == (place / "second").read_bytes()
+
+    def verified(name: str, certificate: str) -> bool:
+        done = subprocess.run(["sbverify", "--cert", certificate, name], capture_output=True, check=False)
+        return done.returncode == 0
+
+    assert verified("first", "keys/db.pem")
+    assert not verified("first", "keys/KEK.pem")
+    assert not verified("vmlinuz", "keys/db.pem")
 
 
 def test_a_disk_in_place(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
