@@ -35,6 +35,8 @@ _RTMR0 = 512 + 208
 _SOFTWARE_PORT = "org.tdxstack.tdx.0"
 _MAX_FILE = 64 << 20
 
+_NO_TD = "this machine is not a TD, or its kernel lacks the driver: modprobe tdx_guest; dmesg | grep -i tdx"
+
 
 @dataclass(frozen=True, slots=True)
 class GuestPaths:
@@ -160,7 +162,7 @@ def _device_hint(error: OSError, paths: GuestPaths) -> str:
         return "run it as root, or let your user read and write the device"
     if platform_kind(paths) == "software":
         return "systemctl status tdxstack-guest    (it makes the device of a software TD)"
-    return "this machine is not a TD, or its kernel lacks the driver: modprobe tdx_guest; dmesg | grep -i tdx"
+    return _NO_TD
 
 
 def event_log(paths: GuestPaths = REAL) -> CcLog:
@@ -180,6 +182,8 @@ def event_log(paths: GuestPaths = REAL) -> CcLog:
 def _log_hint(paths: GuestPaths) -> str:
     if platform_kind(paths) == "software":
         return "tdxctl guest check    (says why none was made)"
+    if not paths.device.exists():
+        return _NO_TD
     return "the firmware did not measure: it needs TdTcg2Dxe (edk2-stable202408 or later)"
 
 

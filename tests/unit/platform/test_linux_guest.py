@@ -125,3 +125,14 @@ def test_ioctl_is_the_systems() -> None:
             linux_guest.ioctl(descriptor, linux_guest.TDX_CMD_GET_REPORT0, bytes(1088))
         finally:
             os.close(descriptor)
+
+
+def test_no_log_without_a_device_is_no_td(tmp_path: Path) -> None:
+    with pytest.raises(PlatformMissing) as caught:
+        linux_guest.event_log(GuestPaths(tmp_path))
+    assert "not a TD" in (caught.value.hint or "")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/tdx_guest").touch()
+    with pytest.raises(PlatformMissing) as caught:
+        linux_guest.event_log(GuestPaths(tmp_path))
+    assert "did not measure" in (caught.value.hint or "")

@@ -58,6 +58,7 @@ SAMPLES = {
     "libvirt.selinux": "type=AVC msg=audit(1): avc:  denied  { connectto } comm=qemu-kvm scontext=system_u:system_r:svirt_t",
     "libvirt.unsupported": "error: unsupported configuration: launch security 'tdx' is not supported with this QEMU binary",
     "libvirt.element": "error: XML document failed to validate against schema: extra content: Quote-Generation-Service",
+    "libvirt.qemu-ended": "error: internal error: QEMU unexpectedly closed the monitor (vm='td1')",
     "qgs.unreachable": "qemu: quote-generation-socket: Failed to connect to '/var/run/tdx-qgs/qgs.socket': No such file or directory",
     "qgs.framing": "qgsd[335944]: body should be [-2130706432] bytes!",
     "qgs.attest": "Failed to get the quote",
