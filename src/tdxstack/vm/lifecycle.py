@@ -26,7 +26,6 @@ from tdxstack.vm.record import TdRecord
 from tdxstack.vm.saved import saved_state
 from tdxstack.vm.sites import site_of
 from tdxstack.vm.spec import TdSpec, Via
-from tdxstack.vm.spec_rules import checked
 from tdxstack.vm.state import ACTIVE, STARTABLE, State, require
 from tdxstack.vm.supervision import Progress, await_report, spawn_supervisor
 
@@ -45,6 +44,8 @@ def create(spec: TdSpec) -> TdRecord:
     Raises:
         UsageError: bad settings, missing files, or a TD of that name exists.
     """
+    from tdxstack.vm.spec_rules import checked
+
     checked(spec)
     site_of(spec).check(spec)
     place = records.Place(spec.name)

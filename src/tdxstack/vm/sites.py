@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tdxstack.vm.dialects import Dialect
 from tdxstack.vm.ports import can_bind
 from tdxstack.vm.record import Place
 from tdxstack.vm.site import PortIsFree, Site, is_far
 from tdxstack.vm.spec import TdSpec
+
+if TYPE_CHECKING:
+    from tdxstack.vm.dialects import Dialect
 
 
 class Here:
